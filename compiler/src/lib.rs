@@ -1,0 +1,24 @@
+//! The Perilune compiler: RON specs in, a [plan](perilune_plan::Plan) out.
+//!
+//! Stages are functions between printable IRs, each with one type:
+//!
+//! ```text
+//! spec (RON, spanned) → Graph → step graph → Program (MLIR, tensor level) → fused → scheduled
+//!   → tiled, vectorised, bufferised loops (MLIR) → CLIF | PTX → Plan
+//! ```
+//!
+//! # Invariants
+//! - Pure: no IO, clock, environment or thread count reaches a result; files come through
+//!   [`source::Loader`].
+//! - After [`graph::Graph::verify`] no later stage reports a user error or panics; a broken
+//!   invariant is an internal error that names its pass.
+//! - Modules use only what stands above them in the list below.
+
+pub mod source;
+pub mod diagnostic;
+pub mod types;
+pub mod scalar;
+pub mod tensor;
+pub mod program;
+pub mod ops;
+pub mod graph;

@@ -1,0 +1,248 @@
+//! The program: what the MLIR text of every tensor-level stage says, as plain data.
+//!
+//! A program is one MLIR module: kernels (`func.func` over tensors, their bodies in `linalg`,
+//! `tensor`, `arith`, `math` and the small `perilune` dialect) and one function per entry point
+//! whose body is nothing but calls of kernels. Identical kernels exist once, so the size of the
+//! kernels does not depend on the number of layers.
+//!
+//! Passes are Rust functions over this data; MLIR carries it: [`print`] writes the module text and
+//! [`read`] reads it back through melior, so any stage can be written, edited, verified with stock
+//! `mlir-opt` and resumed from (`perilune opt`).
+//!
+//! # Invariants
+//! - `read(print(p)) == p`, locations included (the RON node path of a call is its MLIR location).
+//! - Kernel bodies are SSA, ops in dependency order, every shape static.
+//! - After import every call's kernel holds one graph op; after `fuse`, one fusion group.
+
+use crate::scalar::Body;
+use crate::types::{DType, Type};
+
+/// A value inside a kernel: parameters come first, then the results of ops in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct V(pub u32);
+
+/// A value inside an entry: entry arguments first, then call results in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// A module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Program {
+    /// Name of the spec.
+    pub name: String,
+    /// Kernels in order of first use; names are unique.
+    pub kernels: Vec<Kernel>,
+    /// Entry points.
+    pub entries: Vec<EntryFn>,
+}
+
+/// A kernel at tensor level.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Symbol name.
+    pub name: String,
+    /// Parameter types.
+    pub params: Vec<Type>,
+    /// Body.
+    pub ops: Vec<KernelOp>,
+    /// What it returns.
+    pub results: Vec<V>,
+}
+
+/// One op of a kernel body. Each makes one value, except [`OpKind::Dialect`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KernelOp {
+    /// What.
+    pub kind: OpKind,
+    /// Operands.
+    pub operands: Vec<V>,
+    /// Result types.
+    pub results: Vec<Type>,
+}
+
+/// The closed set of tensor-level ops.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum OpKind {
+    /// `linalg.generic`: elementwise, broadcast, permutation, reduction, gather.
+    Generic(Generic),
+    /// `tensor.extract_slice` with unit strides: per dimension, the first index (sizes are the result's).
+    Slice(Vec<u64>),
+    /// `tensor.concat` along a dimension.
+    Concat(u64),
+    /// `tensor.pad` with a constant (bits of an f64): elements before, elements after, per dimension.
+    Pad {
+        /// Elements in front.
+        low: Vec<u64>,
+        /// Elements behind.
+        high: Vec<u64>,
+        /// f64 bits of the padding value.
+        value: u64,
+    },
+    /// `tensor.collapse_shape` / `tensor.expand_shape`: same elements, row-major.
+    Reshape,
+    /// `linalg.contract`: two operands, sum of products; letters are iteration dimensions.
+    Contract(ContractDims),
+    /// An op of the `perilune` dialect.
+    Dialect(DialectOp),
+}
+
+/// `linalg.generic`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Generic {
+    /// Extent of each iteration dimension.
+    pub extents: Vec<u64>,
+    /// Per `Arg` operand (the first operands), the iteration dimension behind each tensor dimension;
+    /// `None` reads index 0 of an extent-1 dimension.
+    pub maps: Vec<Vec<Option<u32>>>,
+    /// Iteration dimension behind each result dimension; those absent are reduced. All results of
+    /// the body share it.
+    pub out: Vec<u32>,
+    /// How reduced elements combine; `None` iff nothing is reduced.
+    pub combine: Option<Combine>,
+    /// Element function. `Arg(i)` is operand `i`; `Load(j, …)` reads operand `maps.len() + j` whole.
+    /// Yields exactly one value.
+    pub body: Body,
+}
+
+/// Combiner of a reduction; the identity is implied (0, −∞ or lowest, +∞ or highest).
+/// Accumulation is in f32 for floats narrower than f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Combine {
+    Sum,
+    Max,
+    Min,
+}
+
+/// Iteration dimensions of a contraction, as in einsum: one id per tensor dimension.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContractDims {
+    /// Ids of the left operand's dimensions.
+    pub lhs: Vec<u32>,
+    /// Ids of the right operand's dimensions.
+    pub rhs: Vec<u32>,
+    /// Ids of the result's dimensions; an id absent here is summed over.
+    pub out: Vec<u32>,
+}
+
+/// Ops upstream dialects lack.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DialectOp {
+    /// `(q, k, v) → (o, lse, max_logit)`; see [`perilune_plan::Attention`] for shapes.
+    Attention {
+        /// f64 bits of the factor on q·k.
+        scale: u64,
+        /// Causal mask.
+        causal: bool,
+    },
+    /// `(q, k, v, o, lse, d_o) → (d_q, d_k, d_v)`.
+    AttentionGrad {
+        /// f64 bits of the factor on q·k.
+        scale: u64,
+        /// Causal mask.
+        causal: bool,
+    },
+    /// `(rows [r, k], weights [g, …], offsets i32[g+1]) → [r, n]`; weights are `[g, n, k]` if
+    /// `transposed`, else `[g, k, n]`.
+    RaggedRows {
+        /// Layout of the weights.
+        transposed: bool,
+    },
+    /// `(rows [r, m], rows [r, n], offsets i32[g+1]) → [g, m, n]`.
+    RaggedOuter,
+    /// `x [.., n] → (values [.., k], indices i32[.., k])`, descending; ties: lower index first.
+    TopK {
+        /// How many.
+        k: u64,
+    },
+    /// `keys i32[n] → order i32[n]`: stable ascending; keys lie in `0..bound`.
+    ArgSort {
+        /// Exclusive bound of the keys.
+        bound: u64,
+    },
+    /// `keys i32[n] → counts i32[bound]`.
+    Histogram {
+        /// Exclusive bound of the keys.
+        bound: u64,
+    },
+    /// Inclusive or exclusive running sum along the last dimension. Exclusive appends the total:
+    /// `[.., n] → [.., n + 1]`.
+    CumSum {
+        /// Start from 0 and append the total.
+        exclusive: bool,
+    },
+    /// `(updates [n, ..d], indices i32[n]) → [extent, ..d]`: zero, then add row `i` at `indices[i]`
+    /// in ascending `i`; negative indices are skipped.
+    ScatterAdd {
+        /// Rows of the result.
+        extent: u64,
+    },
+}
+
+/// An entry point: a list of kernel calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EntryFn {
+    /// `train_step`, `forward`, …
+    pub name: String,
+    /// Arguments.
+    pub args: Vec<EntryArg>,
+    /// Calls in dependency order (after `schedule`: in execution order).
+    pub calls: Vec<Call>,
+    /// Results.
+    pub results: Vec<EntryResult>,
+}
+
+/// An argument of an entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryArg {
+    /// Its path in the spec.
+    pub name: String,
+    /// Its type.
+    pub ty: Type,
+    /// What it is.
+    pub kind: ArgKind,
+}
+
+/// What an entry argument is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ArgKind {
+    Param,
+    Buffer,
+    State,
+    Feed,
+}
+
+/// A result of an entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryResult {
+    /// The value.
+    pub value: Slot,
+    /// New value of the persistent tensor (by name), or a fetch of that name.
+    pub target: ResultTarget,
+}
+
+/// Where an entry's result goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResultTarget {
+    /// Replaces the persistent tensor of this name.
+    Update(String),
+    /// Can be read by the caller under this name.
+    Fetch(String),
+}
+
+/// A call of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Index into [`Program::kernels`].
+    pub kernel: u32,
+    /// Arguments.
+    pub args: Vec<Slot>,
+    /// First result; results are numbered upwards from it.
+    pub first_result: Slot,
+    /// Paths of the RON nodes it computes.
+    pub nodes: Vec<String>,
+}
+
+/// Element type a float reduction or contraction accumulates in.
+pub const ACCUMULATE: DType = DType::f32;

@@ -1,0 +1,468 @@
+//! The plan: what the compiler hands to the runtime, and the only type both of them know.
+//!
+//! A plan holds everything a step needs and nothing that names how it was made: the persistent
+//! tensors, the kernels as text (CLIF for the CPU, PTX for an NVIDIA GPU), and per entry point a
+//! fixed list of steps over a fixed buffer layout.
+//!
+//! # Invariants
+//! - All shapes are static; every byte offset, extent and stride is decided here, not at run time.
+//! - Steps run in list order (a runtime may overlap steps whose buffers do not conflict).
+//! - The same program gives the same bytes: no clock, path, address or hash order reaches a plan.
+//! - A plan from outside is untrusted: [`Plan::verify`] bounds every index before anything runs.
+//!
+//! # See also
+//! [`container`] for the file format.
+
+pub mod container;
+mod verify;
+
+use serde::{Deserialize, Serialize};
+
+pub use verify::PlanError;
+
+/// Version of the plan format; a reader refuses any other.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Element type of a buffer, named as in MLIR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(non_camel_case_types)]
+pub enum DType {
+    /// IEEE binary64; the reference interpreter's type.
+    f64,
+    /// IEEE binary32.
+    f32,
+    /// bfloat16.
+    bf16,
+    /// IEEE binary16.
+    f16,
+    /// Signed 32-bit integer: token ids, expert indices, offsets.
+    i32,
+    /// Truth value, one byte in memory.
+    i1,
+}
+
+impl DType {
+    /// Bytes of one element in memory.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            DType::f64 => 8,
+            DType::f32 | DType::i32 => 4,
+            DType::bf16 | DType::f16 => 2,
+            DType::i1 => 1,
+        }
+    }
+
+    /// The type's name, as MLIR and the spec write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::f64 => "f64",
+            DType::f32 => "f32",
+            DType::bf16 => "bf16",
+            DType::f16 => "f16",
+            DType::i32 => "i32",
+            DType::i1 => "i1",
+        }
+    }
+
+    /// Whether the type is a floating-point type.
+    pub const fn is_float(self) -> bool {
+        matches!(self, DType::f64 | DType::f32 | DType::bf16 | DType::f16)
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A compiled program: a model with its training step, or any other set of entry points.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub format: u32,
+    /// Name of the spec, `k2-nano/train`.
+    pub name: String,
+    /// What the kernel texts are for: `cpu` or `sm_90a`.
+    pub target: String,
+    /// Tensors that outlive a step: parameters, optimizer state, router biases.
+    pub tensors: Vec<TensorDecl>,
+    /// Kernels, each once however many layers launch it.
+    pub kernels: Vec<KernelDecl>,
+    /// Entry points: `init`, `train_step`, `forward`, …
+    pub entries: Vec<Entry>,
+    /// Paths of RON nodes (`layers.3.attn.q`), referred to by [`Step::nodes`].
+    pub nodes: Vec<String>,
+}
+
+/// A tensor that outlives a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorDecl {
+    /// Path in the spec: `layers.0.attn.q_a_proj`, or for state `layers.0.attn.q_a_proj/momentum`.
+    pub name: String,
+    /// Element type in storage.
+    pub dtype: DType,
+    /// Extents, outermost first; row-major and contiguous.
+    pub shape: Vec<u64>,
+    /// What the tensor is.
+    pub kind: TensorKind,
+}
+
+impl TensorDecl {
+    /// Number of elements.
+    pub fn elems(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// What a persistent tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TensorKind {
+    /// A trained parameter; exported with the weights.
+    Param,
+    /// A buffer exported with the weights but not trained by gradient (the router bias).
+    Buffer,
+    /// Optimizer state; checkpointed, not exported.
+    State,
+}
+
+/// A kernel's text and how to call it.
+///
+/// CPU ABI: `fn(args: *const *mut u8, block_begin: i64, block_end: i64)`; `args[i]` is the address
+/// of the `i`-th launch argument. Blocks are independent: any partition over threads gives the
+/// same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelDecl {
+    /// Symbol in the text, unique in the plan.
+    pub name: String,
+    /// CLIF or PTX. Kept outside the RON header by [`container`].
+    #[serde(skip)]
+    pub text: String,
+    /// The arguments a launch passes, in order.
+    pub params: Vec<KernelParam>,
+    /// Number of independent blocks.
+    pub blocks: u64,
+    /// Threads per block (GPU only; 1 on the CPU).
+    pub threads: u32,
+    /// Work of one launch, for reports: floating-point operations.
+    pub flops: u64,
+    /// Work of one launch, for reports: bytes moved if every operand is touched once.
+    pub bytes: u64,
+    /// Declared numerics: accumulation type and reduction order, in words.
+    pub numerics: String,
+}
+
+/// One kernel parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelParam {
+    /// Element type.
+    pub dtype: DType,
+    /// Elements the kernel may touch, from the start of the argument.
+    pub elems: u64,
+    /// Whether the kernel writes it.
+    pub written: bool,
+}
+
+/// One entry point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// `init`, `train_step`, `forward`, …
+    pub name: String,
+    /// What the caller provides for each call: batches, step-varying scalars.
+    pub feeds: Vec<FeedDecl>,
+    /// What the caller may read after the call: loss, metrics, logits.
+    pub fetches: Vec<FetchDecl>,
+    /// Bytes of the arena that holds every temporary, alignment 64.
+    pub arena_bytes: u64,
+    /// Where every value lives.
+    pub buffers: Vec<Buffer>,
+    /// What to do, in order.
+    pub steps: Vec<Step>,
+}
+
+/// An input given anew at each call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedDecl {
+    /// Name in the spec: `tokens`, `step`.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Extents; empty for a scalar.
+    pub shape: Vec<u64>,
+}
+
+/// A result the caller may read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FetchDecl {
+    /// Name in the spec: `loss`, `attn.max_logit`.
+    pub name: String,
+    /// Extents; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Index into [`Entry::buffers`].
+    pub buffer: u32,
+}
+
+/// A value's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Buffer {
+    /// Element type.
+    pub dtype: DType,
+    /// Number of elements.
+    pub elems: u64,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a buffer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In the entry's arena, at this byte offset.
+    Arena(u64),
+    /// A persistent tensor, by index into [`Plan::tensors`].
+    Tensor(u32),
+    /// A feed, by index into [`Entry::feeds`].
+    Feed(u32),
+}
+
+/// One step of an entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// What to do.
+    pub op: StepOp,
+    /// The RON nodes this step computes, as indices into [`Plan::nodes`]; never empty.
+    pub nodes: Vec<u32>,
+}
+
+/// The closed set of things a runtime can do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum StepOp {
+    /// Run every block of a kernel.
+    Launch(Launch),
+    /// A strided, possibly batched matrix product.
+    Contract(Contract),
+    /// A matrix product whose rows are grouped by expert.
+    Ragged(Ragged),
+    /// Attention forward.
+    Attention(Attention),
+    /// Attention backward.
+    AttentionGrad(AttentionGrad),
+    /// Copy `src` to `dst` (equal dtype and elems).
+    Copy {
+        /// Index into [`Entry::buffers`].
+        src: u32,
+        /// Index into [`Entry::buffers`].
+        dst: u32,
+    },
+}
+
+/// Run every block of a kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Index into [`Plan::kernels`].
+    pub kernel: u32,
+    /// One buffer per kernel parameter.
+    pub args: Vec<u32>,
+}
+
+/// A strided view of a buffer's elements: the first element's index; strides are with the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// Index into [`Entry::buffers`].
+    pub buffer: u32,
+    /// Elements to skip.
+    pub offset: u64,
+}
+
+/// One loop of a contraction: an extent and the stride (in elements) each operand advances by;
+/// 0 where the operand does not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loop {
+    /// Trip count.
+    pub extent: u64,
+    /// Stride in `a`.
+    pub a: i64,
+    /// Stride in `b`.
+    pub b: i64,
+    /// Stride in `c`.
+    pub c: i64,
+}
+
+/// `C[batch, m, n] = alpha · Σ_k A[batch, m, k] · B[batch, k, n]  (+ C where `accumulate`)`.
+///
+/// Numerics: f32 accumulation, `k` in ascending panels fixed by the extents alone.
+/// `m.b`, `n.a`, `k.c` are 0. Outer sums (`sum` loops) run sequentially in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contract {
+    /// Left operand.
+    pub a: View,
+    /// Right operand.
+    pub b: View,
+    /// Result.
+    pub c: View,
+    /// Independent outer loops (any number, outermost first).
+    pub batch: Vec<Loop>,
+    /// Outer loops of the contraction that do not merge with `k`; `c` stride 0.
+    pub sum: Vec<Loop>,
+    /// Rows.
+    pub m: Loop,
+    /// Columns.
+    pub n: Loop,
+    /// Contracted.
+    pub k: Loop,
+    /// Scale of the product.
+    pub alpha: f32,
+    /// Add to what `c` holds instead of overwriting it.
+    pub accumulate: bool,
+    /// C is symmetric (A·Aᵀ and its polynomials, as in Newton–Schulz): the runtime may compute one
+    /// triangle and mirror it.
+    pub symmetric: bool,
+    /// Elementwise kernel to run on each finished range of rows while it is in cache.
+    pub epilogue: Option<Epilogue>,
+}
+
+/// A kernel whose block `i` reads and writes only rows `[i·rows, (i+1)·rows)` of the flattened
+/// `batch × m` rows of the contraction it follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Epilogue {
+    /// The kernel and its arguments.
+    pub launch: Launch,
+    /// Rows per block.
+    pub rows: u64,
+}
+
+/// A contraction over rows grouped by expert. `offsets` is i32 `[groups + 1]`, ascending, from 0
+/// to `rows`; group `g` owns rows `offsets[g] .. offsets[g + 1]`. Empty groups are legal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ragged {
+    /// Which of the two forms.
+    pub form: RaggedForm,
+    /// `[rows, k]` (Rows) or `[rows, m]` (Outer), row-major with `a_row` elements between rows.
+    pub a: View,
+    /// Elements between rows of `a`.
+    pub a_row: i64,
+    /// `[groups, …]` weights (Rows) or `[rows, n]` (Outer).
+    pub b: View,
+    /// Row form: strides of `b` per group, per `k`, per `n`. Outer form: `[0, row stride, n stride]`.
+    pub b_strides: [i64; 3],
+    /// `[rows, n]` row-major (Rows) or `[groups, m, n]` row-major (Outer).
+    pub c: View,
+    /// i32 `[groups + 1]`.
+    pub offsets: View,
+    /// Total rows (an upper bound that `offsets` reaches).
+    pub rows: u64,
+    /// Number of groups.
+    pub groups: u64,
+    /// Rows: contracted extent. Outer: extent of `m`.
+    pub k: u64,
+    /// Columns of `c`.
+    pub n: u64,
+}
+
+/// The two ragged contractions; each is the other's gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RaggedForm {
+    /// `C[r, n] = Σ_k A[r, k] · B[group(r), k, n]`.
+    Rows,
+    /// `C[g, m, n] = Σ_{r in g} A[r, m] · B[r, n]`; zero for an empty group.
+    Outer,
+}
+
+/// `[batch, seq, heads, head_dim]` operand of attention: the innermost dimension is contiguous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadsView {
+    /// Buffer and first element.
+    pub view: View,
+    /// Elements between batches.
+    pub batch: i64,
+    /// Elements between positions.
+    pub seq: i64,
+    /// Elements between heads.
+    pub head: i64,
+}
+
+/// Extents and options shared by attention forward and backward.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionShape {
+    /// Sequences.
+    pub batch: u64,
+    /// Query positions.
+    pub seq_q: u64,
+    /// Key positions.
+    pub seq_kv: u64,
+    /// Query heads.
+    pub heads: u64,
+    /// Key/value heads; divides `heads` (grouped-query attention).
+    pub kv_heads: u64,
+    /// Extent of a query and a key.
+    pub qk_dim: u64,
+    /// Extent of a value.
+    pub v_dim: u64,
+    /// Factor on q·k before softmax.
+    pub scale: f32,
+    /// Query `i` sees keys `j ≤ i + (seq_kv − seq_q)`.
+    pub causal: bool,
+}
+
+/// `O = softmax(scale · Q Kᵀ + mask) V`, tiled: no `seq × seq` matrix exists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attention {
+    /// Extents and options.
+    pub shape: AttentionShape,
+    /// Queries.
+    pub q: HeadsView,
+    /// Keys.
+    pub k: HeadsView,
+    /// Values.
+    pub v: HeadsView,
+    /// Output, like `q` with `v_dim`.
+    pub o: HeadsView,
+    /// f32 `[batch, heads, seq_q]` natural log-sum-exp of the scaled logits, if the backward wants it.
+    pub lse: Option<View>,
+    /// f32 `[heads]` maximum of the scaled, unmasked-by-causality-visible logits over batch and
+    /// positions, if the optimizer demands it (QK-clip).
+    pub max_logit: Option<View>,
+}
+
+/// Gradients of [`Attention`]; logits are recomputed from `lse`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionGrad {
+    /// Extents and options.
+    pub shape: AttentionShape,
+    /// Queries.
+    pub q: HeadsView,
+    /// Keys.
+    pub k: HeadsView,
+    /// Values.
+    pub v: HeadsView,
+    /// Forward output.
+    pub o: HeadsView,
+    /// f32 `[batch, heads, seq_q]` from the forward.
+    pub lse: View,
+    /// Gradient of `o`.
+    pub d_o: HeadsView,
+    /// Gradient of `q`.
+    pub d_q: HeadsView,
+    /// Gradient of `k`.
+    pub d_k: HeadsView,
+    /// Gradient of `v`.
+    pub d_v: HeadsView,
+}

@@ -65,7 +65,12 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// An error with its primary label.
-    pub fn error(code: Code, headline: impl Into<String>, span: Span, label: impl Into<String>) -> Self {
+    pub fn error(
+        code: Code,
+        headline: impl Into<String>,
+        span: Span,
+        label: impl Into<String>,
+    ) -> Self {
         Diagnostic {
             code,
             severity: Severity::Error,
@@ -120,3 +125,29 @@ impl Diagnostics {
         &self.list
     }
 }
+
+/// A broken invariant: our bug, never the author's. Names the pass and carries a reproducer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InternalError {
+    /// The pass that found it.
+    pub pass: &'static str,
+    /// What is broken.
+    pub message: String,
+    /// Text that shows it again (usually MLIR); may be empty.
+    pub reproducer: String,
+}
+
+impl InternalError {
+    /// An error without a reproducer.
+    pub fn new(pass: &'static str, message: impl Into<String>) -> Self {
+        InternalError { pass, message: message.into(), reproducer: String::new() }
+    }
+}
+
+impl std::fmt::Display for InternalError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "internal error in pass `{}`: {}", self.pass, self.message)
+    }
+}
+
+impl std::error::Error for InternalError {}

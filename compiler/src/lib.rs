@@ -14,11 +14,13 @@
 //!   invariant is an internal error that names its pass.
 //! - Modules use only what stands above them in the list below.
 
-pub mod source;
 pub mod diagnostic;
-pub mod types;
-pub mod scalar;
-pub mod tensor;
-pub mod program;
-pub mod ops;
 pub mod graph;
+pub mod lower;
+pub mod mlir;
+pub mod ops;
+pub mod program;
+pub mod scalar;
+pub mod source;
+pub mod tensor;
+pub mod types;

@@ -82,6 +82,8 @@ pub enum OpKind {
     Reshape,
     /// `linalg.contract`: two operands, sum of products; letters are iteration dimensions.
     Contract(ContractDims),
+    /// `arith.constant dense<[…]>`: f64 bits of each element, rounded to the result's dtype.
+    Constant(Vec<u64>),
     /// An op of the `perilune` dialect.
     Dialect(DialectOp),
 }

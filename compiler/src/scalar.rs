@@ -7,6 +7,8 @@
 //! - Operations are in dependency order; equal operations appear once.
 //! - The set is closed: every backend matches it exhaustively.
 
+pub mod parse;
+
 use perilune_plan::DType;
 
 /// A scalar value inside a [`Body`]: the index of the operation that makes it.

@@ -10,6 +10,9 @@
 //!   [`crate::program`].
 //! - `infer` accepts ⇒ `reference`, `vjp`, `lower` and `cost` succeed.
 
+pub mod codes;
+pub mod form;
+
 use crate::program::{KernelOp, V};
 use crate::tensor::Tensor;
 use crate::types::Type;
@@ -99,3 +102,20 @@ pub trait OpDef: Sized {
 /// stub until the table exists
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {}
+
+/// Whether RON calls an op by this name.
+pub fn is_op(_name: &str) -> bool {
+    false
+}
+
+/// Reads a node's RON, `Einsum("b s d, f d -> b s f", ["x", "w"])`, as the op it names, with its
+/// operands. `Ok(None)`: a problem was reported to `cx`.
+///
+/// # Errors
+/// When the RON does not have the op's form (or names no op: ask [`is_op`] first).
+pub fn build(
+    raw: &form::Raw,
+    _cx: &mut dyn form::FormCx,
+) -> Result<Option<(Op, Vec<Value>)>, form::FormError> {
+    Err(form::FormError { span: raw.span, error: ron::Error::ExpectedIdentifier, code: None })
+}

@@ -1,1 +1,19 @@
-//! facade
+//! Perilune: model and training step in RON, compiled through MLIR, run on the CPU at hand.
+//!
+//! This package is the command line (`perilune`) and the facade over the compiler and the runtime;
+//! it is the only place that knows both. Everything with a terminal, a clock or a file in it is
+//! here, so that the compiler stays pure.
+//!
+//! # Invariants
+//! - stdout is data, stderr is messages; exit codes are those of [`exit::Exit`].
+//! - Outputs are written whole or not at all ([`atomic_file`]).
+
+pub mod atomic_file;
+pub mod commands;
+pub mod console;
+pub mod corpus;
+pub mod exit;
+pub mod loader;
+pub mod metrics;
+pub mod render;
+pub mod report;

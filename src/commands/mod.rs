@@ -1,0 +1,59 @@
+//! The command line: one module per command.
+//!
+//! # Invariants
+//! - A command returns data or a [`Failure`]; only [`Console`] writes, only [`run`] exits.
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+use crate::console::{ColorChoice, Console};
+use crate::exit::{Exit, Failure};
+
+mod doctor;
+
+/// A compiler for training steps: model, optimizer and schedule in RON, to the CPU at hand and PTX.
+#[derive(Debug, Parser)]
+#[command(name = "perilune", version, max_term_width = 100)]
+struct Cli {
+    /// Write data to stdout as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Write no messages but errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Colour messages
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look for what Perilune needs on this machine and say how to get what is missing
+    Doctor(doctor::Args),
+}
+
+/// Runs a command line and gives the exit code of the process.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help to stdout and mistakes to stderr.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    let console = Console::new(cli.json, cli.quiet, cli.color);
+    match dispatch(&console, &cli.command) {
+        Ok(exit) => exit,
+        Err(failure) => console.failure(&failure),
+    }
+}
+
+fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Doctor(args) => doctor::run(console, args),
+    }
+}

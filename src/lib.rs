@@ -13,6 +13,7 @@ pub mod commands;
 pub mod console;
 pub mod corpus;
 pub mod exit;
+pub mod library;
 pub mod loader;
 pub mod metrics;
 pub mod render;

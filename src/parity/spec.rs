@@ -1,0 +1,97 @@
+//! The spec a checkpoint implies: a model and a training step over `models/`, written as RON.
+//!
+//! # Invariants
+//! - What parity checks is compiled from this text by the same road as any other spec; nothing
+//!   about the model is decided here beyond its dims.
+
+use super::config::Dims;
+
+/// Root-relative path of the derived model.
+pub const MODEL: &str = "parity/model.ron";
+/// Root-relative path of the derived training step.
+pub const TRAIN: &str = "parity/train.ron";
+
+/// Optimizer settings of a trajectory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Constant learning rate.
+    pub lr: f64,
+    /// QK-clip threshold.
+    pub tau: f64,
+    /// Muon momentum; kept as an exponential average, as torch does.
+    pub momentum: f64,
+    /// Nesterov momentum.
+    pub nesterov: bool,
+    /// Decay of matrices, embeddings and head.
+    pub weight_decay: f64,
+    /// Decay of norms.
+    pub norm_weight_decay: f64,
+    /// One triple for each Newton–Schulz step.
+    pub ns_coefficients: Vec<[f64; 3]>,
+    /// AdamW's β₁, β₂ and ε.
+    pub adam: [f64; 3],
+}
+
+/// The model over a name table's block.
+pub fn model(block: &str, prefix: &str, dims: &Dims, batch: u64, seq: u64, offset: u64) -> String {
+    let mut text = format!(
+        "Model(\n    doc: \"Derived from config.json.\",\n    imports: {{ \"Decoder\": \"../{block}\" }},\n    dims: {{\n        \
+         \"batch\": {batch},\n        \"seq\": {seq},\n        \"position_offset\": {offset},\n        \"init_std\": 0.02,\n"
+    );
+    for (name, value) in dims {
+        text.push_str(&format!("        \"{name}\": {value},\n"));
+    }
+    text.push_str(&format!(
+        "    }},\n    inputs: {{ \"tokens\": Input([batch, seq], i32) }},\n    \
+         nodes: [(\"{prefix}\", Decoder(tokens: \"tokens\"))],\n    \
+         outputs: {{ \"logits\": \"{prefix}.logits\" }},\n)\n"
+    ));
+    text
+}
+
+/// The MuonClip step on that model, with everything an oracle file may hold as a metric.
+pub fn train(prefix: &str, recipe: &Recipe) -> String {
+    let Recipe { lr, tau, momentum, weight_decay, norm_weight_decay, adam, .. } = recipe;
+    let nesterov = u8::from(recipe.nesterov);
+    let triples = recipe.ns_coefficients.iter().map(|[a, b, c]| format!("({a:?}, {b:?}, {c:?})"));
+    let coefficients = triples.collect::<Vec<_>>().join(", ");
+    let [beta1, beta2, adam_eps] = adam;
+    format!(
+        r#"Train(
+    doc: "Derived from a checkpoint: forward, backward and the optimizer trajectory.",
+    imports: {{ "CrossEntropy": "../blocks/cross_entropy.ron", "Optim": "../optim/muonclip.ron" }},
+    model: "model.ron",
+    inputs: {{ "targets": Input([batch, seq], i32), "step": Input([], f32), "lr": Input([], f32) }},
+    nodes: [("ce", CrossEntropy(logits: "logits", targets: "targets"))],
+    loss: "ce",
+    // Learning rate {lr:?} is fed at each step.
+    optimizer: Optim(
+        lr: "lr", step: "step", tau: {tau:?}, tau_end: {tau:?},
+        momentum: {momentum:?}, dampening: {momentum:?}, nesterov: {nesterov}, ns_coefficients: [{coefficients}],
+        weight_decay: {weight_decay:?}, norm_weight_decay: {norm_weight_decay:?},
+        beta1: {beta1:?}, beta2: {beta2:?}, adam_eps: {adam_eps:?},
+    ),
+    metrics: {{
+        "logits": "logits",
+        "loss": "ce",
+        "ce_per_token": "ce.per_token",
+        "inv_freq": "{prefix}.rope.frequency",
+        "cos": "{prefix}.rope.cos",
+        "sin": "{prefix}.rope.sin",
+        "final_norm": "{prefix}.norm.y",
+        "hidden_out": "{prefix}.layers.*.y",
+        "attn_out": "{prefix}.layers.*.attn.y",
+        "mlp_out": "{prefix}.layers.*.mlp.y",
+        "smax": "{prefix}.layers.*.attn.attn.max_logit",
+        "router.logits": "{prefix}.layers.*.mlp.router.logits",
+        "router.indices": "{prefix}.layers.*.mlp.router.top.indices",
+        "router.weights": "{prefix}.layers.*.mlp.router.weights",
+        "load": "{prefix}.layers.*.mlp.load",
+        "gamma": "optimizer.*.gamma",
+        "grad": Grad("{prefix}.*"),
+    }},
+    run: Run(steps: 50, seed: 1),
+)
+"#
+    )
+}

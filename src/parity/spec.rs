@@ -26,8 +26,6 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// Decay of norms.
     pub norm_weight_decay: f64,
-    /// One triple for each Newton–Schulz step.
-    pub ns_coefficients: Vec<[f64; 3]>,
     /// AdamW's β₁, β₂ and ε.
     pub adam: [f64; 3],
 }
@@ -53,8 +51,6 @@ pub fn model(block: &str, prefix: &str, dims: &Dims, batch: u64, seq: u64, offse
 pub fn train(prefix: &str, recipe: &Recipe) -> String {
     let Recipe { lr, tau, momentum, weight_decay, norm_weight_decay, adam, .. } = recipe;
     let nesterov = u8::from(recipe.nesterov);
-    let triples = recipe.ns_coefficients.iter().map(|[a, b, c]| format!("({a:?}, {b:?}, {c:?})"));
-    let coefficients = triples.collect::<Vec<_>>().join(", ");
     let [beta1, beta2, adam_eps] = adam;
     format!(
         r#"Train(
@@ -67,7 +63,7 @@ pub fn train(prefix: &str, recipe: &Recipe) -> String {
     // Learning rate {lr:?} is fed at each step.
     optimizer: Optim(
         lr: "lr", step: "step", tau: {tau:?}, tau_end: {tau:?},
-        momentum: {momentum:?}, dampening: {momentum:?}, nesterov: {nesterov}, ns_coefficients: [{coefficients}],
+        momentum: {momentum:?}, dampening: {momentum:?}, nesterov: {nesterov},
         weight_decay: {weight_decay:?}, norm_weight_decay: {norm_weight_decay:?},
         beta1: {beta1:?}, beta2: {beta2:?}, adam_eps: {adam_eps:?},
     ),

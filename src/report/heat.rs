@@ -60,9 +60,10 @@ impl Heat {
             height + 22.0,
             escape(&self.name)
         );
+        let label_every = (13.0 / row_height).ceil() as usize;
         let column_width = (WIDTH - LEFT) / self.steps.len() as f64;
         for (r, row) in self.cells.iter().enumerate() {
-            if row_height >= 10.0 || r % 8 == 0 {
+            if r % label_every == 0 {
                 let y = (r as f64 + 0.5) * row_height + 4.0;
                 let x = LEFT - 8.0;
                 let _ =

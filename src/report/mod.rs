@@ -20,8 +20,8 @@ use number::{bytes, compact, duration};
 
 const STYLE: &str = include_str!("style.css");
 
-/// Steps averaged into the bold training-loss line.
-const SMOOTHING: f64 = 0.95;
+/// The bold training-loss line averages over about this part of the run.
+const SMOOTHED_PART: f64 = 0.03;
 
 /// A run's records, sorted by kind.
 #[derive(Debug, Default)]
@@ -177,12 +177,14 @@ fn losses(data: &Data<'_>) -> String {
 
 /// Exponential moving average, corrected for its start; what is not finite is passed over.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let window = (points.len() as f64 * SMOOTHED_PART).max(2.0);
+    let keep = 1.0 - 1.0 / window;
     let (mut sum, mut weight) = (0.0, 0.0);
     let finite = points.iter().filter(|(_, y)| y.is_finite());
     finite
         .map(|&(x, y)| {
-            sum = SMOOTHING * sum + (1.0 - SMOOTHING) * y;
-            weight = SMOOTHING * weight + (1.0 - SMOOTHING);
+            sum = keep * sum + (1.0 - keep) * y;
+            weight = keep * weight + (1.0 - keep);
             (x, sum / weight)
         })
         .collect()

@@ -25,6 +25,14 @@ fn three_digits(value: f64) -> String {
     }
 }
 
+/// An amount a second with an SI prefix: `90.3 G`.
+pub(super) fn rate(per_second: f64) -> String {
+    let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let unit = units.into_iter().find(|(unit, _)| per_second >= *unit);
+    let (unit, prefix) = unit.unwrap_or((1.0, ""));
+    format!("{} {prefix}", three_digits(per_second / unit)).trim_end().to_owned()
+}
+
 /// A byte count in binary units.
 pub(super) fn bytes(count: u64) -> String {
     let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -36,7 +44,7 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{count} B")
 }
 
-/// Seconds as `1.5 ms`, `2.1 s`, `3 min 20 s`.
+/// Seconds as `1.5 ms`, `2.1 s`, `3:20 min`.
 pub(super) fn duration(seconds: f64) -> String {
     if seconds < 1e-3 {
         format!("{} µs", three_digits(seconds * 1e6))
@@ -46,7 +54,7 @@ pub(super) fn duration(seconds: f64) -> String {
         format!("{} s", three_digits(seconds))
     } else {
         let whole = seconds.round() as u64;
-        format!("{} min {} s", whole / 60, whole % 60)
+        format!("{}:{:02} min", whole / 60, whole % 60)
     }
 }
 
@@ -76,8 +84,10 @@ mod tests {
         assert_eq!(compact(0.0), "0");
         assert_eq!(compact(0.002), "2.0e-3");
         assert_eq!(compact(100.0), "100");
+        assert_eq!(rate(90.3e9), "90.3 G");
+        assert_eq!(rate(12.0), "12");
         assert_eq!(bytes(3 << 19), "1.5 MiB");
-        assert_eq!(duration(200.4), "3 min 20 s");
+        assert_eq!(duration(200.4), "3:20 min");
         assert_eq!(duration(0.0123), "12.3 ms");
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::escape;
-use super::number::{compact, duration};
+use super::number::{duration, rate};
 use crate::metrics::{Profile, ProfileRow};
 
 /// Rows shown; the rest is summed up in one.
@@ -39,9 +39,9 @@ pub(super) fn profile(profile: Option<&Profile>) -> String {
 
 fn line(row: &ProfileRow, steps: u64, total: u64, longest: u64) -> String {
     let seconds = row.ns as f64 * 1e-9;
-    let rate = |amount: u64| match amount {
+    let speed = |amount: u64| match amount {
         0 => String::new(),
-        _ if seconds > 0.0 => compact(amount as f64 / seconds),
+        _ if seconds > 0.0 => rate(amount as f64 / seconds),
         _ => String::new(),
     };
     format!(
@@ -52,7 +52,7 @@ fn line(row: &ProfileRow, steps: u64, total: u64, longest: u64) -> String {
         duration(seconds / steps as f64),
         row.ns as f64 / total.max(1) as f64 * 100.0,
         row.ns as f64 / longest as f64 * 100.0,
-        rate(row.flops),
-        rate(row.bytes),
+        speed(row.flops),
+        speed(row.bytes),
     )
 }

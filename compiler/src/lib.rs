@@ -14,6 +14,7 @@
 //!   invariant is an internal error that names its pass.
 //! - Modules use only what stands above them in the list below.
 
+pub mod codes;
 pub mod diagnostic;
 pub mod graph;
 pub mod lower;
@@ -22,5 +23,6 @@ pub mod ops;
 pub mod program;
 pub mod scalar;
 pub mod source;
+pub mod spec;
 pub mod tensor;
 pub mod types;

@@ -138,8 +138,8 @@ struct Parser<'a> {
 
 type Parsed<T> = Result<T, Box<Diagnostic>>;
 
-impl Parser<'_> {
-    fn rest(&self) -> &str {
+impl<'a> Parser<'a> {
+    fn rest(&self) -> &'a str {
         &self.text[self.at..]
     }
 

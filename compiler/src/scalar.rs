@@ -7,7 +7,13 @@
 //! - Operations are in dependency order; equal operations appear once.
 //! - The set is closed: every backend matches it exhaustively.
 
+mod build;
+pub mod derive;
+pub mod elaborate;
+pub mod eval;
 pub mod parse;
+mod print;
+mod types;
 
 use perilune_plan::DType;
 

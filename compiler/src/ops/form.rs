@@ -148,6 +148,78 @@ impl Raw {
     }
 }
 
+impl Raw {
+    /// Reads the text as a `T` (a struct) written with positional or with named fields.
+    ///
+    /// # Errors
+    /// Where and why it is not one.
+    pub fn form<T: DeserializeOwned>(&self) -> Result<T, FormError> {
+        self.parse::<Either<T>>().map(|e| e.0)
+    }
+}
+
+/// A struct written either with all fields named, `Slice(x: "q", dim: 2, start: 0, len: 8)`, or
+/// with all fields in order, `Slice("q", 2, 0, 8)`; those with defaults may be left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Either<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Either<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = raw(deserializer)?;
+        if has_named_fields(text) {
+            return read(text).map(Either).map_err(fail);
+        }
+        let mut inner = ron::Deserializer::from_str_with_options(text, &options())
+            .map_err(|e| fail::<D::Error>(located(text, e)))?;
+        match T::deserialize(Positional(&mut inner)) {
+            Ok(value) => Ok(Either(value)),
+            Err(error) => Err(fail(located(text, inner.span_error(error)))),
+        }
+    }
+}
+
+/// Whether the first thing inside the parentheses is `field:`.
+fn has_named_fields(text: &str) -> bool {
+    let Some((_, mut rest)) = text.split_once('(') else { return false };
+    loop {
+        rest = rest.trim_start();
+        if let Some(comment) = rest.strip_prefix("//") {
+            rest = comment.split_once('\n').map_or("", |(_, r)| r);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            rest = comment.split_once("*/").map_or("", |(_, r)| r);
+        } else {
+            break;
+        }
+    }
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+    rest.starts_with(')') || (end > 0 && rest[end..].trim_start().starts_with(':'))
+}
+
+/// Reads a struct from its fields in order.
+struct Positional<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Positional<D> {
+    type Error = D::Error;
+
+    fn deserialize_struct<V: serde::de::Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.0.deserialize_tuple_struct(name, fields.len(), visitor)
+    }
+
+    fn deserialize_any<V: serde::de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
 /// Reads a whole file as a `T`.
 ///
 /// # Errors
@@ -186,13 +258,16 @@ fn parse_at<T: DeserializeOwned>(
 
 /// Reads a slice of the scope's text; a failure carries its place.
 fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, FormError> {
-    options().from_str(text).map_err(|e| {
-        let (start, end) = (position(text, e.span.start), position(text, e.span.end));
-        let whole = span_of(text);
-        let at = |p: usize| (whole.start + p as u32).min(whole.end);
-        let span = Span { start: at(start), end: at(end.max(start)), ..whole };
-        FormError { span, error: e.code, code: None }
-    })
+    options().from_str(text).map_err(|e| located(text, e))
+}
+
+/// The file place of an error in a slice.
+fn located(text: &str, e: ron::error::SpannedError) -> FormError {
+    let (start, end) = (position(text, e.span.start), position(text, e.span.end));
+    let whole = span_of(text);
+    let at = |p: usize| (whole.start + p as u32).min(whole.end);
+    let span = Span { start: at(start), end: at(end.max(start)), ..whole };
+    FormError { span, error: e.code, code: None }
 }
 
 fn options() -> ron::Options {
@@ -379,6 +454,31 @@ mod tests {
     fn trailing_fields_of_a_tuple_form_may_be_left_out() {
         let toy: Toy = parse_file(SourceId(0), "Toy(\"a\", [])").expect("valid");
         assert!(toy.2.entries.is_empty());
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    #[serde(rename = "Cut")]
+    struct Cut {
+        x: String,
+        #[serde(default)]
+        dim: u64,
+    }
+
+    #[test]
+    fn a_form_is_read_with_named_or_positional_fields() {
+        let cut = |text: &str| {
+            let raw: Vec<Raw> = parse_file(SourceId(0), &format!("[{text}]")).expect("RON");
+            raw[0].form::<Cut>()
+        };
+        let want = Cut { x: "q".into(), dim: 2 };
+        assert_eq!(cut("Cut(\"q\", 2)").expect("positional"), want);
+        assert_eq!(cut("Cut( /* c */ x: \"q\", dim: 2)").expect("named"), want);
+        assert_eq!(cut("Cut(\"q\")").expect("short").dim, 0);
+        assert_eq!(cut("Cut(x: \"q\")").expect("short").dim, 0);
+        assert!(cut("Cut(\"q\", 2, 3)").is_err());
+        assert!(cut("Cut(x: \"q\", dm: 2)").is_err());
+        assert!(cut("Cat(\"q\")").is_err());
     }
 
     #[test]

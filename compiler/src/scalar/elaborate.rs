@@ -138,7 +138,7 @@ struct Elaborator<'a> {
     names: &'a mut dyn Resolve,
 }
 
-type Result<T> = std::result::Result<T, ExprError>;
+type Result<T, E = ExprError> = std::result::Result<T, E>;
 
 impl Elaborator<'_> {
     fn expr(&mut self, e: &Expr) -> Result<Val> {

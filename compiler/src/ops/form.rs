@@ -21,6 +21,7 @@ use super::{Value, codes};
 use crate::diagnostic::Diagnostic;
 use crate::scalar::parse::{Expr, Mapping, parse, parse_mapping};
 use crate::source::{SourceId, Span};
+use crate::spec::syntax::{self, TreeKind};
 use crate::types::Type;
 
 /// What ops need from the scope their node stands in.
@@ -149,74 +150,125 @@ impl Raw {
 }
 
 impl Raw {
-    /// Reads the text as a `T` (a struct) written with positional or with named fields.
+    /// Reads the text as a `T` (a struct named as the head): fields in order, named, or in order
+    /// and then named, `Slice("q", dim: 2, len: 8)`; those with defaults may be left out.
     ///
     /// # Errors
     /// Where and why it is not one.
     pub fn form<T: DeserializeOwned>(&self) -> Result<T, FormError> {
-        self.parse::<Either<T>>().map(|e| e.0)
+        let Span { source, start: offset, .. } = self.span;
+        let tree = syntax::parse(source, &self.text).map_err(|d| {
+            let Span { start, end, .. } = d.primary.span;
+            let span = Span { source, start: offset + start, end: offset + end };
+            FormError { span, error: ron::Error::Message(d.headline), code: None }
+        })?;
+        let head = Span { end: offset + tree.head_span().end, ..self.span };
+        let TreeKind::Call(call) = tree.kind else {
+            return Err(FormError { span: self.span, error: ron::Error::ExpectedStructLike, code: None });
+        };
+        in_scope(source, offset, &self.text, || {
+            let fields = Fields { text: &self.text, call: &call, names: &[], next: 0 };
+            T::deserialize(fields).map_err(|error| FormError { span: head, error, code: None })
+        })
     }
 }
 
-/// A struct written either with all fields named, `Slice(x: "q", dim: 2, start: 0, len: 8)`, or
-/// with all fields in order, `Slice("q", 2, 0, 8)`; those with defaults may be left out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Either<T>(pub T);
+/// Reads a struct from what stands between the parentheses of a call.
+struct Fields<'de, 'c> {
+    text: &'de str,
+    call: &'c syntax::Call,
+    names: &'static [&'static str],
+    next: usize,
+}
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Either<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = raw(deserializer)?;
-        if has_named_fields(text) {
-            return read(text).map(Either).map_err(fail);
+impl<'de> Fields<'de, '_> {
+    fn slice(&self, span: Span) -> &'de str {
+        &self.text[span.start as usize..span.end as usize]
+    }
+
+    fn fail(&self, span: Span, error: ron::Error) -> ron::Error {
+        fail(FormError { span: span_of(self.slice(span)), error, code: None })
+    }
+
+    /// Name of the next item, whether it was written, and its place.
+    fn next_name(&self, item: &syntax::Item) -> Result<(String, Span), ron::Error> {
+        if let Some(field) = &item.field {
+            let before = &self.call.items[..self.next];
+            let in_order = before.iter().take_while(|i| i.field.is_none()).count();
+            let named = |i: &syntax::Item| i.field.as_ref().is_some_and(|f| f.text == field.text);
+            let placed = self.names.iter().take(in_order).any(|n| *n == field.text);
+            if placed || before.iter().any(named) {
+                let error = ron::Error::Message(format!("`{}` is given twice", field.text));
+                let span = span_of(self.slice(field.span));
+                let code = Some(crate::codes::DUPLICATE_KEY);
+                return Err(fail(FormError { span, error, code }));
+            }
+            return Ok((field.text.clone(), field.span));
         }
-        let mut inner = ron::Deserializer::from_str_with_options(text, &options())
-            .map_err(|e| fail::<D::Error>(located(text, e)))?;
-        match T::deserialize(Positional(&mut inner)) {
-            Ok(value) => Ok(Either(value)),
-            Err(error) => Err(fail(located(text, inner.span_error(error)))),
+        match self.names.get(self.next) {
+            Some(name) => Ok(((*name).to_string(), item.value.span)),
+            None => {
+                let expected = format!("at most {} values", self.names.len());
+                let found = self.call.items.len();
+                let error = ron::Error::ExpectedDifferentLength { expected, found };
+                Err(self.fail(item.value.span, error))
+            }
         }
     }
 }
 
-/// Whether the first thing inside the parentheses is `field:`.
-fn has_named_fields(text: &str) -> bool {
-    let Some((_, mut rest)) = text.split_once('(') else { return false };
-    loop {
-        rest = rest.trim_start();
-        if let Some(comment) = rest.strip_prefix("//") {
-            rest = comment.split_once('\n').map_or("", |(_, r)| r);
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            rest = comment.split_once("*/").map_or("", |(_, r)| r);
-        } else {
-            break;
-        }
-    }
-    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
-    rest.starts_with(')') || (end > 0 && rest[end..].trim_start().starts_with(':'))
-}
-
-/// Reads a struct from its fields in order.
-struct Positional<D>(D);
-
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Positional<D> {
-    type Error = D::Error;
+impl<'de> Deserializer<'de> for Fields<'de, '_> {
+    type Error = ron::Error;
 
     fn deserialize_struct<V: serde::de::Visitor<'de>>(
         self,
         name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_tuple_struct(name, fields.len(), visitor)
+    ) -> Result<V::Value, ron::Error> {
+        if self.call.name.as_ref().is_none_or(|n| n.text != name) {
+            let found = self.call.name.as_ref().map_or(String::new(), |n| n.text.clone());
+            return Err(ron::Error::ExpectedDifferentStructName { expected: name, found });
+        }
+        visitor.visit_map(Fields { names: fields, ..self })
     }
 
-    fn deserialize_any<V: serde::de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_any(visitor)
+    fn deserialize_any<V: serde::de::Visitor<'de>>(self, _: V) -> Result<V::Value, ron::Error> {
+        Err(ron::Error::ExpectedStructLike)
     }
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
         unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+impl<'de> serde::de::MapAccess<'de> for Fields<'de, '_> {
+    type Error = ron::Error;
+
+    fn next_key_seed<K: serde::de::DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, ron::Error> {
+        let Some(item) = self.call.items.get(self.next) else { return Ok(None) };
+        let (name, span) = self.next_name(item)?;
+        let key = serde::de::value::StrDeserializer::<ron::Error>::new(&name);
+        seed.deserialize(key).map(Some).map_err(|e| self.fail(span, e))
+    }
+
+    fn next_value_seed<S: serde::de::DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, ron::Error> {
+        let Some(item) = self.call.items.get(self.next) else { return Err(ron::Error::Eof) };
+        self.next += 1;
+        let text = self.slice(item.value.span);
+        let mut inner = ron::Deserializer::from_str_with_options(text, &options())
+            .map_err(|e| fail::<ron::Error>(located(text, e)))?;
+        match seed.deserialize(&mut inner) {
+            Ok(value) => Ok(value),
+            Err(error) => Err(fail(located(text, inner.span_error(error)))),
+        }
     }
 }
 
@@ -247,10 +299,20 @@ fn parse_at<T: DeserializeOwned>(
     offset: u32,
     text: &str,
 ) -> Result<T, FormError> {
+    in_scope(source, offset, text, || read(text))
+}
+
+/// Runs `f` with slices of `text` placed in the file; the innermost error wins.
+fn in_scope<T>(
+    source: SourceId,
+    offset: u32,
+    text: &str,
+    f: impl FnOnce() -> Result<T, FormError>,
+) -> Result<T, FormError> {
     let scope = Scope { source, address: text.as_ptr() as usize, len: text.len(), offset };
     let outer = SCOPE.replace(Some(scope));
     INNERMOST.take();
-    let result = read(text);
+    let result = f();
     let innermost = INNERMOST.take();
     SCOPE.replace(outer);
     result.map_err(|e| innermost.unwrap_or(e))
@@ -468,14 +530,17 @@ mod tests {
     #[test]
     fn a_form_is_read_with_named_or_positional_fields() {
         let cut = |text: &str| {
-            let raw: Vec<Raw> = parse_file(SourceId(0), &format!("[{text}]")).expect("RON");
-            raw[0].form::<Cut>()
+            let end = text.len() as u32;
+            let span = Span { source: SourceId(0), start: 0, end };
+            Raw { text: text.to_string(), span }.form::<Cut>()
         };
         let want = Cut { x: "q".into(), dim: 2 };
         assert_eq!(cut("Cut(\"q\", 2)").expect("positional"), want);
+        assert_eq!(cut("Cut(\"q\", dim: 2)").expect("mixed"), want);
         assert_eq!(cut("Cut( /* c */ x: \"q\", dim: 2)").expect("named"), want);
         assert_eq!(cut("Cut(\"q\")").expect("short").dim, 0);
         assert_eq!(cut("Cut(x: \"q\")").expect("short").dim, 0);
+        assert!(cut("Cut(\"q\", x: \"q\")").is_err());
         assert!(cut("Cut(\"q\", 2, 3)").is_err());
         assert!(cut("Cut(x: \"q\", dm: 2)").is_err());
         assert!(cut("Cat(\"q\")").is_err());

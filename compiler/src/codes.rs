@@ -1,11 +1,13 @@
 //! Every error code with its explanation, as `perilune explain E0203` shows it.
 //!
-//! `E01xx` files and syntax, `E02xx` names and forms, `E03xx` ops ([`crate::ops::codes`]),
+//! `E01xx` files and syntax, `E02xx` names and forms, `E03xx` ops ([`ops`]),
 //! `E04xx` constants and shapes between blocks, `E05xx` training.
 //!
 //! # Invariants
 //! - A code is never reused for another meaning; every code has a broken spec under
 //!   `tests/spec/err` (tested).
+
+pub mod ops;
 
 use crate::diagnostic::Code;
 
@@ -31,7 +33,7 @@ pub struct Explanation {
 pub fn all() -> Vec<Explanation> {
     let mut all: Vec<Explanation> = OWN
         .iter()
-        .chain(crate::ops::codes::TABLE)
+        .chain(ops::TABLE)
         .map(|&(code, name, text)| Explanation { code, name, text })
         .collect();
     all.sort_by_key(|e| e.code);

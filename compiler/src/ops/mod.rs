@@ -10,7 +10,7 @@
 //!   [`crate::program`].
 //! - `infer` accepts ⇒ `reference`, `vjp`, `lower` and `cost` succeed.
 
-pub mod codes;
+pub use crate::codes::ops as codes;
 pub mod form;
 
 use crate::program::{KernelOp, V};

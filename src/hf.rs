@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
-use perilune_compiler::spec::names::Names;
+use perilune_compiler::spec::names::NamesSpec;
 
 /// One of our tensors and the checkpoint tensors it is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,13 @@ pub struct Mapped {
 }
 
 impl Mapped {
+    /// Our values cut into those of each checkpoint tensor.
+    pub fn split(&self, values: &[f64]) -> Vec<(String, Vec<f64>)> {
+        let part = values.len() / self.theirs.len().max(1);
+        let parts = values.chunks(part.max(1)).map(<[f64]>::to_vec);
+        self.theirs.iter().cloned().zip(parts).collect()
+    }
+
     /// Shape each of `theirs` must have.
     pub fn part_shape(&self) -> &[u64] {
         if self.stacked { &self.shape[1..] } else { &self.shape }
@@ -36,7 +43,7 @@ impl Mapped {
 /// # Errors
 /// Lists every tensor that does not fit.
 pub fn map_tensors(
-    names: &Names,
+    names: &NamesSpec,
     ours: &[(String, Vec<u64>)],
     theirs: &BTreeMap<String, Vec<u64>>,
 ) -> Result<Vec<Mapped>> {
@@ -66,15 +73,15 @@ pub fn map_tensors(
 }
 
 fn source_of(
-    names: &Names,
+    names: &NamesSpec,
     path: &str,
     shape: &[u64],
     theirs: &BTreeMap<String, Vec<u64>>,
 ) -> Option<Mapped> {
     let inner = path.strip_prefix(&names.prefix)?.strip_prefix('.')?;
     names.tensors.iter().find_map(|rule| {
-        let layer = capture(&rule.ours, inner)?;
-        let name = rule.theirs.replace("{i}", layer);
+        let layer = capture(&rule.path, inner)?;
+        let name = rule.name.replace("{i}", layer);
         let stacked = name.contains("{e}");
         let parts: Vec<String> = match stacked {
             true => (0..*shape.first()?).map(|e| name.replace("{e}", &e.to_string())).collect(),

@@ -5,7 +5,7 @@
 //! - A key that is missing and has no default is an error that names every spelling tried.
 
 use anyhow::{Context, Result, anyhow, bail};
-use perilune_compiler::spec::names::Names;
+use perilune_compiler::spec::names::NamesSpec;
 use serde_json::Value;
 
 /// Dims in the order of the name table, as RON literals.
@@ -15,7 +15,7 @@ pub type Dims = Vec<(String, String)>;
 ///
 /// # Errors
 /// When the model type is not one of the table's, or a key is missing or not a number.
-pub fn dims(names: &Names, config: &Value) -> Result<Dims> {
+pub fn dims(names: &NamesSpec, config: &Value) -> Result<Dims> {
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
     if !names.model_types.iter().any(|t| t == kind) {
         bail!("config.json has model_type `{kind}`; this table reads {}", names.model_types.join(", "));
@@ -23,14 +23,15 @@ pub fn dims(names: &Names, config: &Value) -> Result<Dims> {
     names
         .config
         .iter()
-        .map(|(dim, key)| {
-            let found = key.paths.iter().find_map(|p| lookup(config, p));
+        
+        .map(|key| {
+            let found = key.keys.iter().find_map(|p| lookup(config, p));
             let text = match (found, key.default) {
-                (Some(v), _) => literal(v).with_context(|| format!("`{}` in config.json", key.paths[0]))?,
+                (Some(v), _) => literal(v).with_context(|| format!("`{}` in config.json", key.keys[0]))?,
                 (None, Some(d)) => ron_float(d),
-                (None, None) => bail!("config.json lacks `{}`", key.paths.join("` or `")),
+                (None, None) => bail!("config.json lacks `{}`", key.keys.join("` or `")),
             };
-            Ok((dim.clone(), text))
+            Ok((key.dim.clone(), text))
         })
         .collect()
 }

@@ -30,6 +30,21 @@ pub struct Recipe {
     pub adam: [f64; 3],
 }
 
+impl Default for Recipe {
+    /// What the Kimi-K2 report says, for runs that look at the forward and the gradients alone.
+    fn default() -> Self {
+        Recipe {
+            lr: 2e-4,
+            tau: 100.0,
+            momentum: 0.95,
+            nesterov: true,
+            weight_decay: 0.1,
+            norm_weight_decay: 0.1,
+            adam: [0.9, 0.95, 1e-8],
+        }
+    }
+}
+
 /// The model over a name table's block.
 pub fn model(block: &str, prefix: &str, dims: &Dims, batch: u64, seq: u64, offset: u64) -> String {
     let mut text = format!(

@@ -192,6 +192,26 @@ pub struct EntryFn {
     pub calls: Vec<Call>,
     /// Results.
     pub results: Vec<EntryResult>,
+    /// Where every slot lives; set by `bufferise`.
+    pub layout: Option<Layout>,
+}
+
+/// Where the slots of an entry live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// One place per slot.
+    pub places: Vec<Place>,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+}
+
+/// A slot's storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this byte of the arena.
+    Arena(u64),
+    /// The storage of the `n`-th argument: a persistent tensor or a feed.
+    Arg(u32),
 }
 
 /// An argument of an entry.
@@ -244,7 +264,71 @@ pub struct Call {
     pub first_result: Slot,
     /// Paths of the RON nodes it computes.
     pub nodes: Vec<String>,
+    /// Set by `fuse` on an elementwise call that runs on each finished range of this many rows of
+    /// the contraction called just before it.
+    pub epilogue: Option<u64>,
 }
 
 /// Element type a float reduction or contraction accumulates in.
 pub const ACCUMULATE: DType = DType::f32;
+
+impl EntryFn {
+    /// Number of slots: arguments and all call results.
+    pub fn slot_count(&self, kernels: &[Kernel]) -> usize {
+        let results = self.calls.iter().map(|c| kernels[c.kernel as usize].results.len());
+        self.args.len() + results.sum::<usize>()
+    }
+
+    /// Type of every slot.
+    pub fn slot_types(&self, kernels: &[Kernel]) -> Vec<Type> {
+        let mut types: Vec<Type> = self.args.iter().map(|a| a.ty.clone()).collect();
+        for call in &self.calls {
+            types.extend(kernels[call.kernel as usize].result_types());
+        }
+        types
+    }
+}
+
+impl Call {
+    /// The slots it makes.
+    pub fn results(&self, kernels: &[Kernel]) -> impl Iterator<Item = Slot> + use<> {
+        let first = self.first_result.0;
+        let count = kernels[self.kernel as usize].results.len() as u32;
+        (first..first + count).map(Slot)
+    }
+}
+
+impl Kernel {
+    /// Type of a value.
+    pub fn ty(&self, value: V) -> &Type {
+        let mut index = value.0 as usize;
+        if let Some(ty) = self.params.get(index) {
+            return ty;
+        }
+        index -= self.params.len();
+        for op in &self.ops {
+            match op.results.get(index) {
+                Some(ty) => return ty,
+                None => index -= op.results.len(),
+            }
+        }
+        unreachable!("value {value:?} of kernel `{}` does not exist", self.name)
+    }
+
+    /// Types of everything it returns.
+    pub fn result_types(&self) -> Vec<Type> {
+        self.results.iter().map(|v| self.ty(*v).clone()).collect()
+    }
+
+    /// The op that makes a value, with the op's index; `None` for a parameter.
+    pub fn def(&self, value: V) -> Option<(usize, &KernelOp)> {
+        let mut index = (value.0 as usize).checked_sub(self.params.len())?;
+        for (i, op) in self.ops.iter().enumerate() {
+            match index.checked_sub(op.results.len()) {
+                Some(rest) => index = rest,
+                None => return Some((i, op)),
+            }
+        }
+        None
+    }
+}

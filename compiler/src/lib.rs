@@ -23,6 +23,7 @@ pub mod ops;
 pub mod program;
 pub mod scalar;
 pub mod source;
+pub mod syntax;
 pub mod spec;
 pub mod tensor;
 pub mod types;

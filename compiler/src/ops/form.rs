@@ -21,7 +21,7 @@ use super::{Value, codes};
 use crate::diagnostic::Diagnostic;
 use crate::scalar::parse::{Expr, Mapping, parse, parse_mapping};
 use crate::source::{SourceId, Span};
-use crate::spec::syntax::{self, TreeKind};
+use crate::syntax::{self, TreeKind};
 use crate::types::Type;
 
 /// What ops need from the scope their node stands in.

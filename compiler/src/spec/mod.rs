@@ -11,5 +11,5 @@ pub mod nodes;
 pub mod optimizer;
 pub mod read;
 pub mod suggest;
-pub mod syntax;
+pub use crate::syntax;
 pub mod train;

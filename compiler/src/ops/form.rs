@@ -19,7 +19,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 
 use super::{Value, codes};
 use crate::diagnostic::Diagnostic;
-use crate::scalar::parse::{Expr, Mapping, parse, parse_mapping};
+use crate::scalar::parse::{Expr, Mapping, Word, parse, parse_mapping, parse_words};
 use crate::source::{SourceId, Span};
 use crate::syntax::{self, TreeKind};
 use crate::types::Type;
@@ -428,6 +428,27 @@ impl<'de> Deserialize<'de> for MappingForm {
         let (value, text) = text_form(slice)?;
         let mapping = parse_mapping(&value).map_err(|e| expr_error::<D::Error>(e, text))?;
         Ok(MappingForm { mapping, text })
+    }
+}
+
+/// Dimension words in RON: `"b s d"`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WordsForm {
+    /// The words.
+    pub words: Vec<Word>,
+    /// Their place between the quotes.
+    pub text: TextSpan,
+}
+
+impl<'de> Deserialize<'de> for WordsForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let slice = raw(deserializer)?;
+        if !slice.starts_with('"') {
+            return Err(D::Error::custom("expected dimension words in quotes"));
+        }
+        let (value, text) = text_form(slice)?;
+        let words = parse_words(&value).map_err(|e| expr_error::<D::Error>(e, text))?;
+        Ok(WordsForm { words, text })
     }
 }
 

@@ -12,28 +12,24 @@
 
 pub use crate::codes::ops as codes;
 pub mod form;
+pub mod generic;
+mod mapping;
+mod support;
 
-use crate::program::{KernelOp, V};
+use serde::de::DeserializeOwned;
+
+use crate::program::{Kernel, KernelOp, OpKind, V};
+use crate::source::Span;
 use crate::tensor::Tensor;
 use crate::types::Type;
+use form::{FormCx, FormError, Raw};
+
+pub use support::{Rng, Sample, TypeError};
 
 /// A value of a graph.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value(u32);
 cranelift_entity::entity_impl!(Value, "v");
-
-/// Why operands do not fit an op; the caller adds spans.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TypeError {
-    /// The error code.
-    pub code: crate::diagnostic::Code,
-    /// The headline.
-    pub headline: String,
-    /// Operands involved with what each is: the first is to blame.
-    pub labels: Vec<(usize, String)>,
-    /// What to do.
-    pub help: Option<String>,
-}
 
 /// Work of one op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +57,9 @@ pub struct KernelBuilder {
     pub ops: Vec<KernelOp>,
 }
 
+/// An op as read from RON, with its operands and where each was written.
+pub type Built<T> = (T, Vec<(Value, Span)>);
+
 /// The contract of an op.
 pub trait OpDef: Sized {
     /// Its name in RON.
@@ -69,6 +68,17 @@ pub trait OpDef: Sized {
     const SUMMARY: &'static str;
     /// A complete RON block that uses it, for docs and snapshots.
     const EXAMPLE: &'static str;
+    /// Names of the results: the first goes by the node's own name, others as `node.name`.
+    const RESULTS: &'static [&'static str] = &["y"];
+
+    /// Its RON form: a struct named as the op.
+    type Form: DeserializeOwned;
+
+    /// The op a form describes; reports what does not fit.
+    fn build(form: Self::Form, cx: &mut dyn FormCx) -> Option<Built<Self>>;
+
+    /// The attributes as text, for printed graphs.
+    fn attributes(&self) -> String;
 
     /// Types of the results.
     ///
@@ -77,7 +87,7 @@ pub trait OpDef: Sized {
     fn infer(&self, operands: &[Type]) -> Result<Vec<Type>, TypeError>;
 
     /// The op in f64: the oracle every backend is held against.
-    fn reference(&self, operands: &[&Tensor], results: &[Type]) -> Vec<Tensor>;
+    fn reference(&self, operands: &[&Tensor], types: &[Type], results: &[Type]) -> Vec<Tensor>;
 
     /// Gradients of the operands from gradients of the results (`None`: that result has none).
     /// `None` for an operand means zero or not differentiable.
@@ -95,17 +105,153 @@ pub trait OpDef: Sized {
     /// Its work.
     fn cost(&self, operands: &[Type], results: &[Type]) -> Cost;
 
-    /// Small random cases for the property tests: op and operand types, odd and zero sizes included.
-    fn samples(rng: &mut dyn FnMut(u64) -> u64) -> (Self, Vec<Type>);
+    /// A small random case for the property tests; odd and zero sizes included.
+    fn sample(rng: &mut Rng) -> Sample<Self>;
 }
 
-/// stub until the table exists
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {}
+/// What the table knows of an op without an instance of it.
+#[derive(Debug)]
+pub struct OpInfo {
+    /// Its name in RON.
+    pub name: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    /// A complete RON block that uses it.
+    pub example: &'static str,
+    /// Names of the results.
+    pub results: &'static [&'static str],
+    /// Reads its RON form.
+    pub build: fn(&Raw, &mut dyn FormCx) -> Result<Option<Built<Op>>, FormError>,
+    /// A random case for the property tests.
+    pub sample: fn(&mut Rng) -> Sample<Op>,
+}
+
+macro_rules! ops {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        $(mod $module; pub use $module::$name;)*
+
+        /// An op with its attributes.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)]
+        pub enum Op {
+            $($name($name)),*
+        }
+
+        /// Every op, in the order of the table.
+        pub static OPS: &[OpInfo] = &[$(OpInfo {
+            name: <$name as OpDef>::NAME,
+            summary: <$name as OpDef>::SUMMARY,
+            example: <$name as OpDef>::EXAMPLE,
+            results: <$name as OpDef>::RESULTS,
+            build: |raw, cx| {
+                let form = raw.form::<<$name as OpDef>::Form>()?;
+                Ok(<$name as OpDef>::build(form, cx).map(|(op, operands)| (Op::$name(op), operands)))
+            },
+            sample: |rng| <$name as OpDef>::sample(rng).map(Op::$name),
+        }),*];
+
+        $(impl From<$name> for Op {
+            fn from(op: $name) -> Op {
+                Op::$name(op)
+            }
+        })*
+
+        impl Op {
+            /// Its name in RON.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Op::$name(_) => <$name as OpDef>::NAME),*
+                }
+            }
+
+            /// Names of its results; see [`OpDef::RESULTS`].
+            pub fn result_names(&self) -> &'static [&'static str] {
+                match self {
+                    $(Op::$name(_) => <$name as OpDef>::RESULTS),*
+                }
+            }
+
+            /// See [`OpDef::attributes`].
+            pub fn attributes(&self) -> String {
+                match self {
+                    $(Op::$name(op) => op.attributes()),*
+                }
+            }
+
+            /// See [`OpDef::infer`].
+            ///
+            /// # Errors
+            /// When the operands do not fit.
+            pub fn infer(&self, operands: &[Type]) -> Result<Vec<Type>, TypeError> {
+                match self {
+                    $(Op::$name(op) => op.infer(operands)),*
+                }
+            }
+
+            /// See [`OpDef::reference`].
+            pub fn reference(
+                &self,
+                operands: &[&Tensor],
+                types: &[Type],
+                results: &[Type],
+            ) -> Vec<Tensor> {
+                match self {
+                    $(Op::$name(op) => op.reference(operands, types, results)),*
+                }
+            }
+
+            /// See [`OpDef::vjp`].
+            pub fn vjp(
+                &self,
+                cx: &mut dyn Builder,
+                operands: &[Value],
+                results: &[Value],
+                grads: &[Option<Value>],
+            ) -> Vec<Option<Value>> {
+                match self {
+                    $(Op::$name(op) => op.vjp(cx, operands, results, grads)),*
+                }
+            }
+
+            /// See [`OpDef::lower`].
+            pub fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {
+                match self {
+                    $(Op::$name(op) => op.lower(cx, operands, results)),*
+                }
+            }
+
+            /// See [`OpDef::cost`].
+            pub fn cost(&self, operands: &[Type], results: &[Type]) -> Cost {
+                match self {
+                    $(Op::$name(op) => op.cost(operands, results)),*
+                }
+            }
+        }
+    };
+}
+
+ops! {
+    map::Map,
+    reduce::Reduce,
+    einsum::Einsum,
+    reshape::Reshape,
+    slice::Slice,
+    concat::Concat,
+    pad::Pad,
+    cast::Cast,
+    fill::Fill,
+    table::Table,
+    stop_gradient::StopGradient,
+}
+
+/// The table's entry of a name.
+pub fn op_info(name: &str) -> Option<&'static OpInfo> {
+    OPS.iter().find(|op| op.name == name)
+}
 
 /// Whether RON calls an op by this name.
-pub fn is_op(_name: &str) -> bool {
-    false
+pub fn is_op(name: &str) -> bool {
+    op_info(name).is_some()
 }
 
 /// Reads a node's RON, `Einsum("b s d, f d -> b s f", ["x", "w"])`, as the op it names, with its
@@ -113,9 +259,45 @@ pub fn is_op(_name: &str) -> bool {
 ///
 /// # Errors
 /// When the RON does not have the op's form (or names no op: ask [`is_op`] first).
-pub fn build(
-    raw: &form::Raw,
-    _cx: &mut dyn form::FormCx,
-) -> Result<Option<(Op, Vec<Value>)>, form::FormError> {
-    Err(form::FormError { span: raw.span, error: ron::Error::ExpectedIdentifier, code: None })
+pub fn build(raw: &Raw, cx: &mut dyn FormCx) -> Result<Option<Built<Op>>, FormError> {
+    match raw.head().and_then(|head| op_info(head.value)) {
+        Some(op) => (op.build)(raw, cx),
+        None => {
+            Err(FormError { span: raw.span, error: ron::Error::ExpectedIdentifier, code: None })
+        }
+    }
+}
+
+/// The op as a kernel of its own, `params` being its operands' types.
+pub fn lower_alone(op: &Op, name: &str, params: &[Type], results: &[Type]) -> Kernel {
+    let mut cx = KernelBuilder::default();
+    let operands: Vec<V> = params.iter().map(|ty| cx.param(ty.clone())).collect();
+    let results = op.lower(&mut cx, &operands, results);
+    Kernel { name: name.to_string(), params: params.to_vec(), ops: cx.ops, results }
+}
+
+impl KernelBuilder {
+    /// Adds a parameter; all come before the first op.
+    pub fn param(&mut self, ty: Type) -> V {
+        self.types.push(ty);
+        V(self.types.len() as u32 - 1)
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, v: V) -> &Type {
+        &self.types[v.0 as usize]
+    }
+
+    /// Adds an op of one result.
+    pub fn push(&mut self, kind: OpKind, operands: &[V], result: Type) -> V {
+        self.push_many(kind, operands, vec![result])[0]
+    }
+
+    /// Adds an op of any number of results.
+    pub fn push_many(&mut self, kind: OpKind, operands: &[V], results: Vec<Type>) -> Vec<V> {
+        let first = self.types.len() as u32;
+        self.types.extend(results.iter().cloned());
+        self.ops.push(KernelOp { kind, operands: operands.to_vec(), results });
+        (first..self.types.len() as u32).map(V).collect()
+    }
 }

@@ -91,6 +91,17 @@ pub fn parse(text: &str) -> Result<Expr, ParseError> {
     Ok(expr)
 }
 
+/// Parses a list of dimension words: `b s d`, `... d`.
+///
+/// # Errors
+/// The first place where the text departs from the grammar.
+pub fn parse_words(text: &str) -> Result<Vec<Word>, ParseError> {
+    let mut p = Parser::new(text);
+    let words = p.words(None)?;
+    p.end()?;
+    Ok(words)
+}
+
 /// Parses an expression with an optional `-> b s d`.
 ///
 /// # Errors
@@ -334,7 +345,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Words (or `1`) up to a closing character or the end of the text.
+    /// Words (`d`, `1` or `...`) up to a closing character or the end of the text.
     fn words(&mut self, close: Option<char>) -> Result<Vec<Word>, ParseError> {
         let mut words = Vec::new();
         loop {
@@ -343,6 +354,7 @@ impl<'a> Parser<'a> {
                 None => return Ok(words),
                 c if c == close => return Ok(words),
                 Some('1') => 1,
+                Some('.') if self.rest().starts_with("...") => 3,
                 Some(c) if is_name_start(c) => name_len(self.rest()),
                 Some(c) => return self.error(format!("expected a dimension, found `{c}`")),
             };

@@ -30,6 +30,31 @@ impl Body {
         types
     }
 
+    /// Whether both sides of every operation have one type, given the types of the arguments and
+    /// loaded tensors. Says what does not fit.
+    ///
+    /// # Errors
+    /// A headline.
+    pub fn verify(&self, args: &[DType], loads: &[DType]) -> Result<(), String> {
+        if self.n_args() as usize > args.len() {
+            return Err(format!("the body reads {} operands, there are {}", self.n_args(), args.len()));
+        }
+        let types = self.dtypes(args, loads);
+        let of = |s: &S| types[s.0 as usize];
+        for op in &self.ops {
+            let (x, y) = match op {
+                ScalarOp::Binary(_, x, y) | ScalarOp::Cmp(_, x, y) | ScalarOp::Select(_, x, y) => {
+                    (of(x), of(y))
+                }
+                _ => continue,
+            };
+            if x != y {
+                return Err(format!("operands have different types: {x} and {y}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Number of arguments the body can read: one more than the highest it does.
     pub fn n_args(&self) -> u32 {
         let arg = |op: &ScalarOp| if let ScalarOp::Arg(n) = op { n + 1 } else { 0 };

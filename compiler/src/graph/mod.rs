@@ -6,9 +6,14 @@
 //!   differentiation, recomputation and optimizer expansion) and its span.
 //! - petgraph is used for algorithms on views of it, never for storage.
 
+mod clean;
+mod print;
+mod verify;
+
 use cranelift_entity::{PrimaryMap, entity_impl};
 
-use crate::ops::{Op, Value};
+use crate::ops::{Op, TypeError, Value};
+use crate::program::{ArgKind, ResultTarget};
 use crate::source::Span;
 use crate::types::Type;
 
@@ -73,4 +78,80 @@ pub struct Input {
     pub kind: crate::program::ArgKind,
     /// The value.
     pub value: Value,
+}
+
+impl Origin {
+    /// A node written at `path`.
+    pub fn new(path: impl Into<String>, span: Option<Span>) -> Self {
+        Origin { path: path.into(), span }
+    }
+
+    /// What derives from it: `layers.3.attn.q` becomes `layers.3.attn.q/grad`.
+    pub fn derived(&self, suffix: &str) -> Self {
+        Origin { path: format!("{}/{suffix}", self.path), span: self.span }
+    }
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: impl Into<String>) -> Self {
+        Graph { name: name.into(), ..Graph::default() }
+    }
+
+    /// Adds an input.
+    pub fn input(&mut self, name: impl Into<String>, kind: ArgKind, ty: Type) -> Value {
+        let value = self.values.push((ty, ValueDef::Input(self.inputs.len() as u32)));
+        self.inputs.push(Input { name: name.into(), kind, value });
+        value
+    }
+
+    /// Adds a node after all others; gives its results.
+    ///
+    /// # Errors
+    /// When the operands do not fit the op.
+    pub fn push(
+        &mut self,
+        op: Op,
+        operands: &[Value],
+        origin: Origin,
+    ) -> Result<Vec<Value>, TypeError> {
+        let types: Vec<Type> = operands.iter().map(|v| self.ty(*v).clone()).collect();
+        let result_types = op.infer(&types)?;
+        let node = self.nodes.next_key();
+        let results: Vec<Value> = result_types
+            .into_iter()
+            .enumerate()
+            .map(|(i, ty)| self.values.push((ty, ValueDef::Result(node, i as u32))))
+            .collect();
+        self.nodes.push(Node { op, operands: operands.to_vec(), results: results.clone(), origin });
+        Ok(results)
+    }
+
+    /// Declares an output.
+    pub fn output(&mut self, value: Value, target: ResultTarget) {
+        self.outputs.push((value, target));
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, value: Value) -> &Type {
+        &self.values[value].0
+    }
+
+    /// The node that makes a value; `None` for an input.
+    pub fn maker(&self, value: Value) -> Option<NodeId> {
+        match self.values[value].1 {
+            ValueDef::Input(_) => None,
+            ValueDef::Result(node, _) => Some(node),
+        }
+    }
+
+    /// Types of a node's operands.
+    pub fn operand_types(&self, node: NodeId) -> Vec<Type> {
+        self.nodes[node].operands.iter().map(|v| self.ty(*v).clone()).collect()
+    }
+
+    /// Types of a node's results.
+    pub fn result_types(&self, node: NodeId) -> Vec<Type> {
+        self.nodes[node].results.iter().map(|v| self.ty(*v).clone()).collect()
+    }
 }

@@ -1,0 +1,57 @@
+//! Graphs as text, one node a line.
+//!
+//! ```text
+//! graph forward(v0 x: f32[2, 3] feed) {
+//!   v1: f32[2, 3] = Map a0[d0 d1] -> [d0 d1] of [2, 3]: exp(a0) (v0)  # y
+//!   fetch y = v1
+//! }
+//! ```
+//!
+//! # Invariants
+//! - Text depends on the graph alone.
+
+use super::{Graph, Node};
+use crate::program::{ArgKind, ResultTarget};
+
+impl std::fmt::Display for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "graph {} {{", self.name)?;
+        for input in &self.inputs {
+            let kind = match input.kind {
+                ArgKind::Param => "param",
+                ArgKind::Buffer => "buffer",
+                ArgKind::State => "state",
+                ArgKind::Feed => "feed",
+            };
+            writeln!(f, "  {}: {} = {kind} {}", input.value, self.ty(input.value), input.name)?;
+        }
+        for node in self.nodes.values() {
+            self.write_node(f, node)?;
+        }
+        for (value, target) in &self.outputs {
+            match target {
+                ResultTarget::Update(name) => writeln!(f, "  update {name} = {value}")?,
+                ResultTarget::Fetch(name) => writeln!(f, "  fetch {name} = {value}")?,
+            }
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl Graph {
+    fn write_node(&self, f: &mut std::fmt::Formatter<'_>, node: &Node) -> std::fmt::Result {
+        let results: Vec<String> =
+            node.results.iter().map(|v| format!("{v}: {}", self.ty(*v))).collect();
+        let operands: Vec<String> = node.operands.iter().map(ToString::to_string).collect();
+        let attributes = node.op.attributes();
+        let space = if attributes.is_empty() { "" } else { " " };
+        writeln!(
+            f,
+            "  {} = {}{space}{attributes} ({})  # {}",
+            results.join(", "),
+            node.op.name(),
+            operands.join(", "),
+            node.origin.path
+        )
+    }
+}

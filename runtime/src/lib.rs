@@ -1,1 +1,25 @@
-//! stub
+//! The runtime: executes a plan on the device at hand, and owns what a training run keeps.
+//!
+//! ```text
+//! Plan ──Session::new──► kernels compiled, memory laid out, every view bounded
+//!        Session::run──► feeds in, steps in order on the pool, fetches out
+//! ```
+//!
+//! # Invariants
+//! - Needs neither LLVM nor CUDA; it knows the plan's types and nothing of the compiler.
+//! - Results do not depend on the number of threads: work is cut by shapes alone.
+//! - Data from outside (plans, feeds, files) gives typed errors, never a panic.
+//! - `unsafe` lives in [`device`] and in the mapping of files, each block with its reason.
+//!
+//! A kernel's text is machine code in waiting: running a plan means trusting whoever wrote it as
+//! one trusts a shared library.
+
+pub mod device;
+mod error;
+pub mod profile;
+mod session;
+mod tensor;
+
+pub use error::RuntimeError;
+pub use session::{Fetches, MemoryUse, Options, Session};
+pub use tensor::HostTensor;

@@ -1,0 +1,238 @@
+//! Matrix products of strided blocks: the one place that calls the GEMM library.
+//!
+//! # Invariants
+//! - A product runs on the calling thread alone; `k` is summed in f32, in ascending panels.
+//! - bf16 operands are widened block by block; a bf16 result is rounded once, at the end.
+
+use std::cell::RefCell;
+
+use perilune_plan::DType;
+
+use super::memory::Span;
+use crate::tensor::{round_bf16, widen_bf16};
+
+/// Contracted elements widened at a time.
+const WIDEN_K: usize = 1024;
+
+/// A strided matrix in memory: element `(i, j)` lies `i·rs + j·cs` elements after `base`.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    base: *mut u8,
+    dtype: DType,
+    /// Elements between rows.
+    pub rs: isize,
+    /// Elements between columns.
+    pub cs: isize,
+}
+
+// SAFETY: an operand is an address and strides; `multiply` states what its caller answers for.
+unsafe impl Send for Operand {}
+// SAFETY: as above.
+unsafe impl Sync for Operand {}
+
+impl Operand {
+    /// The matrix that starts `offset` elements into a span of `dtype` elements.
+    pub fn new(span: Span, dtype: DType, offset: u64, strides: [i64; 2]) -> Operand {
+        let base = span.base().wrapping_add((offset * dtype.bytes()) as usize);
+        Operand { base, dtype, rs: strides[0] as isize, cs: strides[1] as isize }
+    }
+
+    /// A scratch matrix of f32, row-major.
+    pub fn scratch(values: &mut [f32], columns: usize) -> Operand {
+        Operand { base: values.as_mut_ptr().cast(), dtype: DType::f32, rs: columns as isize, cs: 1 }
+    }
+
+    /// Whether the product can work on this type.
+    pub fn supports(dtype: DType) -> bool {
+        matches!(dtype, DType::f32 | DType::bf16)
+    }
+
+    /// The same matrix, moved by a number of elements.
+    pub fn shifted(self, elems: isize) -> Operand {
+        let bytes = elems.wrapping_mul(self.dtype.bytes() as isize);
+        Operand { base: self.base.wrapping_offset(bytes), ..self }
+    }
+
+    /// The block that starts at a row and a column.
+    pub fn at(self, row: usize, column: usize) -> Operand {
+        self.shifted(row as isize * self.rs + column as isize * self.cs)
+    }
+
+    /// Rows and columns exchanged.
+    pub fn transposed(self) -> Operand {
+        Operand { rs: self.cs, cs: self.rs, ..self }
+    }
+
+    /// Reads one element.
+    ///
+    /// # Safety
+    /// The element lies in live memory that nobody writes meanwhile.
+    pub unsafe fn load(self, row: usize, column: usize) -> f32 {
+        let at = self.at(row, column).base;
+        // SAFETY: the caller's promise; unaligned reads ask nothing of the address.
+        unsafe {
+            match self.dtype {
+                DType::bf16 => widen_bf16(at.cast::<u16>().read_unaligned()),
+                _ => at.cast::<f32>().read_unaligned(),
+            }
+        }
+    }
+
+    /// Writes one element.
+    ///
+    /// # Safety
+    /// The element lies in live memory that nobody else uses meanwhile.
+    pub unsafe fn store(self, row: usize, column: usize, value: f32) {
+        let at = self.at(row, column).base;
+        // SAFETY: the caller's promise; unaligned writes ask nothing of the address.
+        unsafe {
+            match self.dtype {
+                DType::bf16 => at.cast::<u16>().write_unaligned(round_bf16(value)),
+                _ => at.cast::<f32>().write_unaligned(value),
+            }
+        }
+    }
+
+    /// Copies `rows × columns` elements into a row-major buffer.
+    ///
+    /// # Safety
+    /// The block lies in live memory that nobody writes meanwhile.
+    pub unsafe fn read_into(self, out: &mut [f32], columns: usize) {
+        if columns == 0 {
+            return;
+        }
+        for (i, row) in out.chunks_exact_mut(columns).enumerate() {
+            for (j, value) in row.iter_mut().enumerate() {
+                // SAFETY: the caller's promise covers the block.
+                *value = unsafe { self.load(i, j) };
+            }
+        }
+    }
+
+    /// Writes a row-major buffer of `rows × columns` elements here.
+    ///
+    /// # Safety
+    /// The block lies in live memory that nobody else uses meanwhile.
+    pub unsafe fn write_from(self, values: &[f32], columns: usize) {
+        if columns == 0 {
+            return;
+        }
+        for (i, row) in values.chunks_exact(columns).enumerate() {
+            for (j, value) in row.iter().enumerate() {
+                // SAFETY: the caller's promise covers the block.
+                unsafe { self.store(i, j, *value) };
+            }
+        }
+    }
+}
+
+/// Extents of a product: `C[m, n] = Σ_k A[m, k] B[k, n]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extents {
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// Contracted.
+    pub k: usize,
+}
+
+impl Extents {
+    /// Floating-point operations.
+    pub fn flops(self) -> u64 {
+        2 * self.m as u64 * self.n as u64 * self.k as u64
+    }
+}
+
+/// `C = alpha · A · B`, plus what `C` holds where `keep`.
+///
+/// # Safety
+/// The three blocks lie in live memory; nobody writes `a` or `b`, and nobody else uses `c`,
+/// meanwhile.
+pub unsafe fn multiply(c: Operand, a: Operand, b: Operand, extents: Extents, scale: Scale) {
+    if [a.dtype, b.dtype, c.dtype].iter().all(|dtype| *dtype == DType::f32) {
+        // SAFETY: the caller's promise.
+        unsafe { multiply_f32(c, a, b, extents, scale) }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { multiply_widened(c, a, b, extents, scale) }
+    }
+}
+
+/// How a product meets what the result holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Factor on the product.
+    pub alpha: f32,
+    /// Add to what the result holds.
+    pub keep: bool,
+}
+
+/// # Safety
+/// As [`multiply`]; all three are f32.
+unsafe fn multiply_f32(c: Operand, a: Operand, b: Operand, extents: Extents, scale: Scale) {
+    let Extents { m, n, k } = extents;
+    if m == 0 || n == 0 || (k == 0 && scale.keep) {
+        return;
+    }
+    // SAFETY: the caller's promise covers every element that the strides reach. `f32` accesses
+    // are aligned: offsets are in elements and buffers start at multiples of 64 bytes.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.base.cast::<f32>(),
+            c.cs,
+            c.rs,
+            scale.keep,
+            a.base.cast::<f32>(),
+            a.cs,
+            a.rs,
+            b.base.cast::<f32>(),
+            b.cs,
+            b.rs,
+            1.0,
+            scale.alpha,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+thread_local! {
+    static WIDENED: RefCell<[Vec<f32>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
+}
+
+/// # Safety
+/// As [`multiply`].
+unsafe fn multiply_widened(c: Operand, a: Operand, b: Operand, extents: Extents, scale: Scale) {
+    let Extents { m, n, k } = extents;
+    WIDENED.with_borrow_mut(|[wide_a, wide_b, wide_c]| {
+        wide_c.clear();
+        wide_c.resize(m * n, 0.0);
+        if scale.keep {
+            // SAFETY: the caller's promise.
+            unsafe { c.read_into(wide_c, n) };
+        }
+        let result = Operand::scratch(wide_c, n);
+        for begin in (0..k).step_by(WIDEN_K) {
+            let part = WIDEN_K.min(k - begin);
+            wide_a.resize(m * part, 0.0);
+            wide_b.resize(part * n, 0.0);
+            // SAFETY: the caller's promise; the scratch belongs to this thread.
+            unsafe {
+                a.at(0, begin).read_into(wide_a, part);
+                b.at(begin, 0).read_into(wide_b, n);
+                let a = Operand::scratch(wide_a, part);
+                let b = Operand::scratch(wide_b, n);
+                let scale = Scale { alpha: scale.alpha, keep: true };
+                multiply_f32(result, a, b, Extents { m, n, k: part }, scale);
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { c.write_from(wide_c, n) };
+    });
+}

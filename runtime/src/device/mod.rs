@@ -1,0 +1,3 @@
+//! Devices that run a plan.
+
+pub mod cpu;

@@ -1,0 +1,506 @@
+//! A session: one plan, bound to a device, with the tensors that outlive its steps.
+//!
+//! # Invariants
+//! - Everything a run touches is laid out and bounded when the session is made.
+//! - Persistent tensors are shared by all entries; the arena is too, and holds nothing between runs.
+//! - Feeds are copied in and checked against their declarations before the first step.
+//! - The kernels and the memory outlive the bound steps: they are private and dropped with them.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use perilune_plan::{Buffer, DType, Entry, Place, Plan, StepOp};
+
+use crate::device::cpu::bind::{Binder, BoundStep, StepFailure};
+use crate::device::cpu::jit::Kernels;
+use crate::device::cpu::memory::{ALIGNMENT, Region, Span};
+use crate::device::cpu::pool::Pool;
+use crate::profile::{Profile, Slice};
+use crate::tensor::{byte_count, type_name};
+use crate::{HostTensor, RuntimeError};
+
+/// How a session runs.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Threads, the caller included; what the machine offers when absent. Results do not change.
+    pub threads: Option<usize>,
+    /// Fill the arena with NaN before each run, so that a read of unwritten memory shows.
+    pub poison: bool,
+    /// Time every step.
+    pub profile: bool,
+    /// Fetches that must be finite, by name, in whatever entry has them.
+    pub check_finite: Vec<String>,
+}
+
+/// Bytes that a session holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Persistent tensors.
+    pub tensors: u64,
+    /// Feeds of all entries.
+    pub feeds: u64,
+    /// The arena, as large as the largest entry needs.
+    pub arena: u64,
+}
+
+impl MemoryUse {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.tensors + self.feeds + self.arena
+    }
+}
+
+/// What a run hands back, in the plan's order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetches {
+    values: Vec<(String, HostTensor)>,
+}
+
+impl Fetches {
+    /// The value of a fetch.
+    pub fn get(&self, name: &str) -> Option<&HostTensor> {
+        self.values.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// The value of an f32 scalar.
+    pub fn scalar(&self, name: &str) -> Option<f32> {
+        let values = self.get(name)?.to_f32().ok()?;
+        if let [value] = values.as_slice() { Some(*value) } else { None }
+    }
+
+    /// All names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &HostTensor)> {
+        self.values.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+/// A bound entry.
+struct BoundEntry {
+    steps: Vec<BoundStep>,
+    /// Where each feed begins in the feeds' region.
+    feeds: Vec<u64>,
+    /// Where each fetch lies.
+    fetches: Vec<Span>,
+}
+
+/// One plan on one device.
+pub struct Session {
+    // Dropped in this order: bound steps hold addresses in what follows.
+    entries: Vec<BoundEntry>,
+    pool: Pool,
+    _kernels: Kernels,
+    tensors: Region,
+    feeds: Region,
+    arena: Region,
+    tensor_offsets: Vec<u64>,
+    tensor_index: BTreeMap<String, usize>,
+    plan: Plan,
+    options: Options,
+    profile: Profile,
+    start: Instant,
+}
+
+impl Session {
+    /// Compiles the plan's kernels, lays out its memory and binds its entries. Persistent tensors
+    /// start as zeros.
+    ///
+    /// # Errors
+    /// A plan that breaks its rules, a kernel that does not compile, a step that reaches outside
+    /// its buffers, too little memory.
+    pub fn new(plan: Plan, options: Options) -> Result<Session, RuntimeError> {
+        if plan.target != "cpu" {
+            return Err(RuntimeError::Target { found: plan.target, expected: "cpu" });
+        }
+        let threads = options.threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map(std::num::NonZero::get).unwrap_or(1)
+        });
+        let mut pool = Pool::new(threads);
+        let kernels = Kernels::compile(&plan.kernels, &mut pool)?;
+
+        let tensor_sizes = plan.tensors.iter().map(|t| byte_count(t.dtype, &t.shape));
+        let (tensor_offsets, tensor_bytes) = lay_out(tensor_sizes)?;
+        let all_feeds = plan.entries.iter().flat_map(|entry| &entry.feeds);
+        let (feed_offsets, feed_bytes) =
+            lay_out(all_feeds.map(|feed| byte_count(feed.dtype, &feed.shape)))?;
+        let arena_bytes = plan.entries.iter().map(|entry| entry.arena_bytes).max().unwrap_or(0);
+        let mut tensors = Region::new(tensor_bytes)?;
+        let mut feeds = Region::new(feed_bytes)?;
+        let mut arena = Region::new(arena_bytes)?;
+
+        let mut entries = Vec::with_capacity(plan.entries.len());
+        let mut feed_offsets = feed_offsets.into_iter();
+        for entry in &plan.entries {
+            let feed_offsets: Vec<u64> = feed_offsets.by_ref().take(entry.feeds.len()).collect();
+            let mut places = Places {
+                plan: &plan,
+                entry,
+                tensors: (&mut tensors, &tensor_offsets),
+                feeds: (&mut feeds, &feed_offsets),
+                arena: &mut arena,
+            };
+            let spans = places.spans()?;
+            let binder = Binder { plan: &plan, entry, spans, kernels: &kernels };
+            entries.push(bind_entry(&binder, feed_offsets)?);
+        }
+        let tensor_index =
+            plan.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        Ok(Session {
+            entries,
+            pool,
+            _kernels: kernels,
+            tensors,
+            feeds,
+            arena,
+            tensor_offsets,
+            tensor_index,
+            plan,
+            options,
+            profile: Profile::default(),
+            start: Instant::now(),
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Threads that take part in a run.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Timings since the session began, if asked for.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Forgets the timings so far and switches timing on or off.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.profile.clear();
+        self.options.profile = on;
+    }
+
+    /// Bytes that the session holds.
+    pub fn memory(&self) -> MemoryUse {
+        MemoryUse {
+            tensors: self.tensors.bytes(),
+            feeds: self.feeds.bytes(),
+            arena: self.arena.bytes(),
+        }
+    }
+
+    /// Runs an entry.
+    ///
+    /// # Errors
+    /// An unknown entry, feeds that do not match, offsets of experts that are out of order, a
+    /// fetch that is not finite though it must be. Persistent tensors may then be half-updated,
+    /// except for errors about feeds.
+    pub fn run(
+        &mut self,
+        entry: &str,
+        feeds: &[(&str, &HostTensor)],
+    ) -> Result<Fetches, RuntimeError> {
+        let index = self.plan.entries.iter().position(|known| known.name == entry);
+        let Some(index) = index else {
+            let known: Vec<&str> = self.plan.entries.iter().map(|e| e.name.as_str()).collect();
+            return Err(RuntimeError::UnknownEntry {
+                name: entry.to_owned(),
+                known: known.join(", "),
+            });
+        };
+        self.load_feeds(index, feeds)?;
+        if self.options.poison {
+            self.arena.poison(self.plan.entries[index].arena_bytes);
+        }
+        self.run_steps(index)?;
+        self.read_fetches(index)
+    }
+
+    fn load_feeds(
+        &mut self,
+        index: usize,
+        given: &[(&str, &HostTensor)],
+    ) -> Result<(), RuntimeError> {
+        let entry = &self.plan.entries[index];
+        check_feeds(entry, given)?;
+        for (name, value) in given {
+            let Some(i) = entry.feeds.iter().position(|feed| feed.name == *name) else { continue };
+            let offset = self.entries[index].feeds[i];
+            if let Some(target) = self.feeds.get_mut(offset, value.bytes().len() as u64) {
+                target.copy_from_slice(value.bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn run_steps(&mut self, index: usize) -> Result<(), RuntimeError> {
+        let entry = &self.plan.entries[index];
+        for (i, step) in self.entries[index].steps.iter().enumerate() {
+            let begin = self.options.profile.then(Instant::now);
+            step.run(&mut self.pool).map_err(|failure| {
+                let (entry, node) = (entry.name.clone(), first_node(&self.plan, entry, i));
+                match failure {
+                    StepFailure::Data(what) => RuntimeError::Step { entry, step: i, node, what },
+                    StepFailure::Panic => RuntimeError::Worker { entry, step: i, node },
+                }
+            })?;
+            if let Some(begin) = begin {
+                let duration_ns = begin.elapsed().as_nanos() as u64;
+                let start_ns = begin.duration_since(self.start).as_nanos() as u64;
+                let mut slice = describe(&self.plan, entry, i);
+                slice.start_ns = start_ns;
+                slice.duration_ns = duration_ns;
+                self.profile.push(slice);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_fetches(&self, index: usize) -> Result<Fetches, RuntimeError> {
+        let entry = &self.plan.entries[index];
+        let mut values = Vec::with_capacity(entry.fetches.len());
+        for (fetch, span) in entry.fetches.iter().zip(&self.entries[index].fetches) {
+            let dtype = entry.buffers[fetch.buffer as usize].dtype;
+            let value = HostTensor::from_bytes(dtype, &fetch.shape, span.read_bytes())?;
+            if self.options.check_finite.contains(&fetch.name) && dtype.is_float() {
+                let bad = value.to_f32()?.iter().position(|v| !v.is_finite());
+                if let Some(index) = bad {
+                    return Err(RuntimeError::NonFinite {
+                        entry: entry.name.clone(),
+                        fetch: fetch.name.clone(),
+                        index,
+                    });
+                }
+            }
+            values.push((fetch.name.clone(), value));
+        }
+        Ok(Fetches { values })
+    }
+
+    /// The value of a persistent tensor.
+    ///
+    /// # Errors
+    /// [`RuntimeError::UnknownTensor`].
+    pub fn tensor(&self, name: &str) -> Result<HostTensor, RuntimeError> {
+        let unknown = || RuntimeError::UnknownTensor { name: name.to_owned() };
+        let index = *self.tensor_index.get(name).ok_or_else(unknown)?;
+        let decl = &self.plan.tensors[index];
+        let bytes = byte_count(decl.dtype, &decl.shape).unwrap_or(0);
+        let data = self.tensors.get(self.tensor_offsets[index], bytes).ok_or_else(unknown)?;
+        HostTensor::from_bytes(decl.dtype, &decl.shape, data.to_vec())
+    }
+
+    /// Sets a persistent tensor; dtype and shape must be the plan's.
+    ///
+    /// # Errors
+    /// [`RuntimeError::UnknownTensor`], [`RuntimeError::TensorType`].
+    pub fn set_tensor(&mut self, name: &str, value: &HostTensor) -> Result<(), RuntimeError> {
+        let unknown = || RuntimeError::UnknownTensor { name: name.to_owned() };
+        let index = *self.tensor_index.get(name).ok_or_else(unknown)?;
+        let decl = &self.plan.tensors[index];
+        if decl.dtype != value.dtype() || decl.shape != value.shape() {
+            return Err(RuntimeError::TensorType {
+                name: name.to_owned(),
+                expected: type_name(decl.dtype, &decl.shape),
+                found: value.type_name(),
+            });
+        }
+        let offset = self.tensor_offsets[index];
+        let target = self.tensors.get_mut(offset, value.bytes().len() as u64);
+        target.ok_or_else(unknown)?.copy_from_slice(value.bytes());
+        Ok(())
+    }
+}
+
+/// Aligned offsets of consecutive blocks, and their total.
+fn lay_out(sizes: impl Iterator<Item = Option<u64>>) -> Result<(Vec<u64>, u64), RuntimeError> {
+    let mut end = 0u64;
+    let mut offsets = Vec::new();
+    for bytes in sizes {
+        offsets.push(end);
+        end = bytes
+            .and_then(|bytes| end.checked_add(bytes)?.checked_next_multiple_of(ALIGNMENT))
+            .ok_or(RuntimeError::Memory {
+            bytes: u64::MAX,
+            source: std::io::ErrorKind::OutOfMemory.into(),
+        })?;
+    }
+    Ok((offsets, end))
+}
+
+/// The memory that an entry's buffers lie in.
+struct Places<'a> {
+    plan: &'a Plan,
+    entry: &'a Entry,
+    tensors: (&'a mut Region, &'a [u64]),
+    feeds: (&'a mut Region, &'a [u64]),
+    arena: &'a mut Region,
+}
+
+impl Places<'_> {
+    /// Where each buffer lies.
+    fn spans(&mut self) -> Result<Vec<Span>, RuntimeError> {
+        let entry = self.entry;
+        let placed = entry.buffers.iter().enumerate();
+        placed
+            .map(|(i, buffer)| {
+                self.span(buffer).ok_or_else(|| RuntimeError::Step {
+                    entry: entry.name.clone(),
+                    step: 0,
+                    node: "buffers".to_owned(),
+                    what: format!(
+                        "buffer {i} ({} × {}) does not lie where the plan puts it: {:?}",
+                        buffer.elems, buffer.dtype, buffer.place
+                    ),
+                })
+            })
+            .collect()
+    }
+
+    fn span(&mut self, buffer: &Buffer) -> Option<Span> {
+        let bytes = buffer.elems.checked_mul(buffer.dtype.bytes())?;
+        match buffer.place {
+            Place::Arena(offset) => {
+                let end = offset.checked_add(bytes)?;
+                let fits = end <= self.entry.arena_bytes && offset % buffer.dtype.bytes() == 0;
+                if fits { Span::of(self.arena, offset, bytes) } else { None }
+            }
+            Place::Tensor(index) => {
+                let decl = self.plan.tensors.get(index as usize)?;
+                let same = holds(buffer, decl.dtype, &decl.shape);
+                let offset = *self.tensors.1.get(index as usize)?;
+                if same { Span::of(self.tensors.0, offset, bytes) } else { None }
+            }
+            Place::Feed(index) => {
+                let decl = self.entry.feeds.get(index as usize)?;
+                let same = holds(buffer, decl.dtype, &decl.shape);
+                let offset = *self.feeds.1.get(index as usize)?;
+                if same { Span::of(self.feeds.0, offset, bytes) } else { None }
+            }
+        }
+    }
+}
+
+/// Whether a buffer is a declared tensor's storage.
+fn holds(buffer: &Buffer, dtype: DType, shape: &[u64]) -> bool {
+    let bytes = buffer.elems.checked_mul(dtype.bytes());
+    buffer.dtype == dtype && bytes.is_some() && byte_count(dtype, shape) == bytes
+}
+
+fn bind_entry(binder: &Binder<'_>, feeds: Vec<u64>) -> Result<BoundEntry, RuntimeError> {
+    let (plan, entry) = (binder.plan, binder.entry);
+    let mut steps = Vec::with_capacity(entry.steps.len());
+    for (i, step) in entry.steps.iter().enumerate() {
+        steps.push(binder.step(&step.op).map_err(|what| RuntimeError::Step {
+            entry: entry.name.clone(),
+            step: i,
+            node: first_node(plan, entry, i),
+            what,
+        })?);
+    }
+    let mut fetches = Vec::with_capacity(entry.fetches.len());
+    for fetch in &entry.fetches {
+        let buffer = entry.buffers.get(fetch.buffer as usize);
+        let fits = buffer.filter(|buffer| holds(buffer, buffer.dtype, &fetch.shape));
+        let span = binder.spans.get(fetch.buffer as usize);
+        let (_, span) = fits.zip(span).ok_or_else(|| RuntimeError::Step {
+            entry: entry.name.clone(),
+            step: entry.steps.len(),
+            node: fetch.name.clone(),
+            what: format!("buffer {} does not hold the fetch's shape", fetch.buffer),
+        })?;
+        fetches.push(*span);
+    }
+    Ok(BoundEntry { steps, feeds, fetches })
+}
+
+fn check_feeds(entry: &Entry, given: &[(&str, &HostTensor)]) -> Result<(), RuntimeError> {
+    let place = |feed: &str| (entry.name.clone(), feed.to_owned());
+    for (i, (name, value)) in given.iter().enumerate() {
+        let (entry_name, feed) = place(name);
+        let Some(decl) = entry.feeds.iter().find(|decl| decl.name == *name) else {
+            return Err(RuntimeError::UnknownFeed { entry: entry_name, feed });
+        };
+        if given[..i].iter().any(|(earlier, _)| earlier == name) {
+            return Err(RuntimeError::RepeatedFeed { entry: entry_name, feed });
+        }
+        if decl.dtype != value.dtype() || decl.shape != value.shape() {
+            return Err(RuntimeError::FeedType {
+                entry: entry_name,
+                feed,
+                expected: type_name(decl.dtype, &decl.shape),
+                found: value.type_name(),
+            });
+        }
+    }
+    match entry.feeds.iter().find(|decl| !given.iter().any(|(name, _)| *name == decl.name)) {
+        None => Ok(()),
+        Some(missing) => {
+            let (entry, feed) = place(&missing.name);
+            Err(RuntimeError::MissingFeed { entry, feed })
+        }
+    }
+}
+
+/// The first RON node of a step, for messages.
+fn first_node(plan: &Plan, entry: &Entry, step: usize) -> String {
+    let node = entry.steps.get(step).and_then(|step| step.nodes.first());
+    let path = node.and_then(|node| plan.nodes.get(*node as usize));
+    path.cloned().unwrap_or_else(|| "unnamed".to_owned())
+}
+
+/// A step's name and work, with no time yet.
+fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
+    let step = &entry.steps[index];
+    let elems = |buffer: u32| entry.buffers.get(buffer as usize);
+    let bytes = |buffer: u32| elems(buffer).map_or(0, |b| b.elems * b.dtype.bytes());
+    let (kernel, flops, bytes) = match &step.op {
+        StepOp::Launch(launch) => match plan.kernels.get(launch.kernel as usize) {
+            Some(decl) => (decl.name.clone(), decl.flops, decl.bytes),
+            None => (String::new(), 0, 0),
+        },
+        StepOp::Contract(c) => {
+            let repeats: u64 = c.batch.iter().chain(&c.sum).map(|l| l.extent).product();
+            let (m, n, k) = (c.m.extent, c.n.extent, c.k.extent);
+            let touched = bytes(c.a.buffer) + bytes(c.b.buffer) + bytes(c.c.buffer);
+            (format!("contract {repeats}×{m}×{n}×{k}"), 2 * repeats * m * n * k, touched)
+        }
+        StepOp::Ragged(r) => {
+            let touched = bytes(r.a.buffer) + bytes(r.b.buffer) + bytes(r.c.buffer);
+            let form = format!("{:?}", r.form).to_lowercase();
+            (format!("ragged {form} {}×{}×{}", r.rows, r.n, r.k), 2 * r.rows * r.n * r.k, touched)
+        }
+        StepOp::Attention(a) => {
+            let s = &a.shape;
+            let touched = bytes(a.q.view.buffer) + bytes(a.k.view.buffer) + bytes(a.v.view.buffer);
+            ("attention".to_owned(), 2 * logits(s) * (s.qk_dim + s.v_dim), touched)
+        }
+        StepOp::AttentionGrad(a) => {
+            let s = &a.shape;
+            let touched = bytes(a.q.view.buffer) + bytes(a.k.view.buffer) + bytes(a.v.view.buffer);
+            ("attention_grad".to_owned(), 2 * logits(s) * (3 * s.qk_dim + 2 * s.v_dim), touched)
+        }
+        StepOp::Copy { src, .. } => ("copy".to_owned(), 0, 2 * bytes(*src)),
+    };
+    let named = step.nodes.iter().filter_map(|node| plan.nodes.get(*node as usize));
+    Slice {
+        entry: entry.name.clone(),
+        step: index,
+        kernel,
+        nodes: named.cloned().collect(),
+        start_ns: 0,
+        duration_ns: 0,
+        flops,
+        bytes,
+    }
+}
+
+/// Visible logits of an attention.
+fn logits(s: &perilune_plan::AttentionShape) -> u64 {
+    let hidden = match s.causal {
+        true => s.seq_kv.min(s.seq_q).saturating_sub(1) * s.seq_q / 2,
+        false => 0,
+    };
+    s.batch * s.heads * (s.seq_q * s.seq_kv).saturating_sub(hidden)
+}

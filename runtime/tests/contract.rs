@@ -1,0 +1,221 @@
+//! Contractions against plain f64 loops, at odd and zero sizes.
+
+mod support;
+
+use perilune_plan::{Contract, DType, Epilogue, KernelDecl, KernelParam, Launch, Loop, StepOp};
+use proptest::prelude::*;
+use support::{PlanBuilder, assert_close, noise_tensor, values, whole};
+
+fn l(extent: u64, a: i64, b: i64, c: i64) -> Loop {
+    Loop { extent, a, b, c }
+}
+
+/// `batch × [m, k] · [k, n]`, all row-major.
+fn dense(batch: u64, m: u64, n: u64, k: u64) -> Contract {
+    let (mi, ni, ki) = (m as i64, n as i64, k as i64);
+    Contract {
+        a: whole(0),
+        b: whole(1),
+        c: whole(2),
+        batch: vec![l(batch, mi * ki, ki * ni, mi * ni)],
+        sum: Vec::new(),
+        m: l(m, ki, 0, ni),
+        n: l(n, 0, 1, 1),
+        k: l(k, 1, ni, 0),
+        alpha: 1.0,
+        accumulate: false,
+        symmetric: false,
+        epilogue: None,
+    }
+}
+
+/// Every loop, in f64, onto `c`.
+fn truth(contract: &Contract, a: &[f64], b: &[f64], c: &mut [f64]) {
+    let mut loops = contract.batch.clone();
+    loops.extend([contract.m, contract.n]);
+    let outer = loops.len();
+    loops.extend(&contract.sum);
+    loops.push(contract.k);
+    let count = |ls: &[Loop]| ls.iter().map(|l| l.extent).product::<u64>();
+    let at = |ls: &[Loop], index: u64| {
+        let mut rest = index;
+        ls.iter().rev().fold([0i64; 3], |[x, y, z], l| {
+            let i = (rest % l.extent) as i64;
+            rest /= l.extent;
+            [x + i * l.a, y + i * l.b, z + i * l.c]
+        })
+    };
+    for i in 0..count(&loops[..outer]) {
+        let [x, y, z] = at(&loops[..outer], i);
+        let mut sum = 0.0;
+        for j in 0..count(&loops[outer..]) {
+            let [dx, dy, _] = at(&loops[outer..], j);
+            sum += a[(x + dx) as usize] * b[(y + dy) as usize];
+        }
+        let start = if contract.accumulate { c[z as usize] } else { 0.0 };
+        c[z as usize] = start + f64::from(contract.alpha) * sum;
+    }
+}
+
+/// Runs a contraction whose result is first copied from a feed, and checks it.
+fn check(contract: Contract, dtype: DType, elems: [u64; 3], tolerance: f64) {
+    let mut builder = PlanBuilder::new();
+    let feeds: Vec<_> = (0..3u64)
+        .map(|i| noise_tensor(i + 1, &[elems[i as usize]]).cast(dtype).expect("a float type"))
+        .collect();
+    let inputs = elems.map(|count| builder.feed(dtype, &[count]));
+    let c = builder.result(dtype, &[elems[2]]);
+    builder.step(StepOp::Copy { src: inputs[2], dst: c });
+    let mut bound = contract.clone();
+    (bound.a.buffer, bound.b.buffer, bound.c.buffer) = (inputs[0], inputs[1], c);
+    builder.step(StepOp::Contract(bound));
+    let found = builder.run_all(&feeds);
+    let mut expected = values(&feeds[2]);
+    truth(&contract, &values(&feeds[0]), &values(&feeds[1]), &mut expected);
+    assert_close(&values(&found[0]), &expected, tolerance, &format!("{contract:?}"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn any_strided_batched_product_equals_plain_loops(
+        (batch, m, n, k) in (0u64..4, 0u64..40, 0u64..40, 0u64..40),
+        transposed in any::<[bool; 3]>(),
+        alpha in prop_oneof![Just(1.0f32), Just(-0.5)],
+        accumulate in any::<bool>(),
+        sum in 0u64..3,
+        bf16 in any::<bool>(),
+    ) {
+        let mut c = dense(batch, m, n, k);
+        let (mi, ni, ki) = (m as i64, n as i64, k as i64);
+        if transposed[0] { (c.m.a, c.k.a) = (1, mi) }
+        if transposed[1] { (c.k.b, c.n.b) = (1, ki) }
+        if transposed[2] { (c.m.c, c.n.c) = (1, mi) }
+        (c.alpha, c.accumulate) = (alpha, accumulate);
+        // The sum runs over whole matrices beside each other.
+        c.sum = vec![l(sum, mi * ki * batch as i64, 0, 0)];
+        let elems = [batch * m * k * sum.max(1), batch * k * n, batch * m * n];
+        let (dtype, tolerance) = if bf16 { (DType::bf16, 1e-2) } else { (DType::f32, 1e-5) };
+        check(c, dtype, elems, tolerance);
+    }
+}
+
+#[test]
+fn products_larger_than_a_tile_equal_plain_loops() {
+    for (batch, m, n, k) in [(1, 300, 275, 33), (2, 1, 700, 260), (1, 700, 1, 260), (700, 3, 5, 7)]
+    {
+        check(
+            dense(batch, m, n, k),
+            DType::f32,
+            [batch * m * k, batch * k * n, batch * m * n],
+            3e-5,
+        );
+    }
+    check(dense(1, 70, 50, 2100), DType::bf16, [70 * 2100, 2100 * 50, 70 * 50], 2e-2);
+}
+
+#[test]
+fn a_symmetric_product_is_mirrored() {
+    for (batch, n, k) in [(2u64, 17u64, 5u64), (1, 517, 301), (3, 300, 64)] {
+        let (ni, ki) = (n as i64, k as i64);
+        let mut c = dense(batch, n, n, k);
+        c.batch = vec![l(batch, ni * ki, ni * ki, ni * ni)];
+        (c.k.b, c.n.b) = (1, ki);
+        c.symmetric = true;
+        let mut builder = PlanBuilder::new();
+        let a = builder.feed(DType::f32, &[batch * n * k]);
+        let result = builder.result(DType::f32, &[batch * n * n]);
+        let mut bound = c.clone();
+        (bound.a.buffer, bound.b.buffer, bound.c.buffer) = (a, a, result);
+        builder.step(StepOp::Contract(bound));
+        let feed = noise_tensor(7, &[batch * n * k]);
+        let found = values(&builder.run_all(std::slice::from_ref(&feed))[0]);
+        let (input, mut expected) = (values(&feed), vec![0.0; (batch * n * n) as usize]);
+        truth(&c, &input, &input, &mut expected);
+        assert_close(&found, &expected, 3e-5, "symmetric");
+    }
+}
+
+/// A kernel that adds 1 to every element of its rows: `rows × n` f32 per block.
+fn add_one(elems: u64, block_elems: u64) -> KernelDecl {
+    let text = format!(
+        "function %add_one(i64, i64, i64) system_v {{
+block0(v0: i64, v1: i64, v2: i64):
+    v3 = load.i64 v0
+    v4 = iconst.i64 {}
+    v5 = imul v1, v4
+    v6 = imul v2, v4
+    v7 = f32const 0x1.0
+    jump block1(v5)
+block1(v8: i64):
+    v9 = icmp slt v8, v6
+    brif v9, block2, block3
+block2:
+    v10 = iadd v3, v8
+    v11 = load.f32 v10
+    v12 = fadd v11, v7
+    store v12, v10
+    v13 = iconst.i64 4
+    v14 = iadd v8, v13
+    jump block1(v14)
+block3:
+    return
+}}",
+        4 * block_elems
+    );
+    KernelDecl {
+        name: "add_one".to_owned(),
+        text,
+        params: vec![KernelParam { dtype: DType::f32, elems, written: true }],
+        blocks: elems / block_elems,
+        threads: 1,
+        flops: elems,
+        bytes: 8 * elems,
+        numerics: "f32".to_owned(),
+    }
+}
+
+#[test]
+fn an_epilogue_sees_every_row_once_and_finished() {
+    // Rows per block: whole products, part of a tile, one that no tile honours, across batches.
+    for (batch, m, n, k, rows) in [
+        (5, 8, 6, 4, 8),
+        (40, 4, 4, 4, 2),
+        (1, 600, 520, 90, 4),
+        (1, 600, 520, 90, 25),
+        (4, 3, 8, 2, 6),
+    ] {
+        let mut builder = PlanBuilder::new();
+        let a = builder.feed(DType::f32, &[batch * m * k]);
+        let b = builder.feed(DType::f32, &[batch * k * n]);
+        let c = builder.result(DType::f32, &[batch * m * n]);
+        let kernel = builder.kernel(add_one(batch * m * n, rows * n));
+        let mut contract = dense(batch, m, n, k);
+        (contract.a.buffer, contract.b.buffer, contract.c.buffer) = (a, b, c);
+        contract.epilogue = Some(Epilogue { launch: Launch { kernel, args: vec![c] }, rows });
+        builder.step(StepOp::Contract(contract.clone()));
+        let feeds = [noise_tensor(3, &[batch * m * k]), noise_tensor(4, &[batch * k * n])];
+        let found = values(&builder.run_all(&feeds)[0]);
+        let mut expected = vec![0.0; found.len()];
+        truth(&contract, &values(&feeds[0]), &values(&feeds[1]), &mut expected);
+        expected.iter_mut().for_each(|x| *x += 1.0);
+        assert_close(&found, &expected, 3e-5, "epilogue");
+    }
+}
+
+#[test]
+fn a_launch_runs_every_block_once() {
+    for (blocks, size) in [(1, 3), (7, 5), (10_000, 4)] {
+        let mut builder = PlanBuilder::new();
+        let feed = builder.feed(DType::f32, &[blocks * size]);
+        let out = builder.result(DType::f32, &[blocks * size]);
+        let kernel = builder.kernel(add_one(blocks * size, size));
+        builder.step(StepOp::Copy { src: feed, dst: out });
+        builder.step(StepOp::Launch(Launch { kernel, args: vec![out] }));
+        let input = noise_tensor(9, &[blocks * size]);
+        let found = values(&builder.run_all(std::slice::from_ref(&input))[0]);
+        let expected: Vec<f64> = values(&input).iter().map(|x| x + 1.0).collect();
+        assert_close(&found, &expected, 1e-6, "add one");
+    }
+}

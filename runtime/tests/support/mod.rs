@@ -1,0 +1,148 @@
+//! Small plans for the executor's tests: operands are feeds, results are fetches.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use perilune_plan::{
+    Buffer, DType, Entry, FORMAT_VERSION, FeedDecl, FetchDecl, KernelDecl, Place, Plan, Step,
+    StepOp, View,
+};
+use perilune_runtime::{HostTensor, Options, RuntimeError, Session};
+
+/// A plan of one entry, `main`, under construction.
+pub struct PlanBuilder {
+    pub plan: Plan,
+}
+
+impl PlanBuilder {
+    pub fn new() -> Self {
+        let entry = Entry {
+            name: "main".to_owned(),
+            feeds: Vec::new(),
+            fetches: Vec::new(),
+            arena_bytes: 0,
+            buffers: Vec::new(),
+            steps: Vec::new(),
+        };
+        let plan = Plan {
+            format: FORMAT_VERSION,
+            name: "test".to_owned(),
+            target: "cpu".to_owned(),
+            tensors: Vec::new(),
+            kernels: Vec::new(),
+            entries: vec![entry],
+            nodes: vec!["test.node".to_owned()],
+        };
+        PlanBuilder { plan }
+    }
+
+    pub fn entry(&mut self) -> &mut Entry {
+        &mut self.plan.entries[0]
+    }
+
+    fn buffer(&mut self, dtype: DType, elems: u64, place: Place) -> u32 {
+        self.entry().buffers.push(Buffer { dtype, elems, place });
+        self.entry().buffers.len() as u32 - 1
+    }
+
+    /// A feed, named `f0`, `f1`, … in order.
+    pub fn feed(&mut self, dtype: DType, shape: &[u64]) -> u32 {
+        let index = self.entry().feeds.len() as u32;
+        let name = format!("f{index}");
+        self.entry().feeds.push(FeedDecl { name, dtype, shape: shape.to_vec() });
+        self.buffer(dtype, shape.iter().product(), Place::Feed(index))
+    }
+
+    /// An arena buffer.
+    pub fn temporary(&mut self, dtype: DType, elems: u64) -> u32 {
+        let offset = self.entry().arena_bytes;
+        self.entry().arena_bytes = (offset + elems * dtype.bytes()).next_multiple_of(64);
+        self.buffer(dtype, elems, Place::Arena(offset))
+    }
+
+    /// An arena buffer that is fetched, named `r0`, `r1`, … in order.
+    pub fn result(&mut self, dtype: DType, shape: &[u64]) -> u32 {
+        let buffer = self.temporary(dtype, shape.iter().product());
+        self.fetch(buffer, shape);
+        buffer
+    }
+
+    pub fn fetch(&mut self, buffer: u32, shape: &[u64]) {
+        let name = format!("r{}", self.entry().fetches.len());
+        self.entry().fetches.push(FetchDecl { name, shape: shape.to_vec(), buffer });
+    }
+
+    pub fn kernel(&mut self, decl: KernelDecl) -> u32 {
+        self.plan.kernels.push(decl);
+        self.plan.kernels.len() as u32 - 1
+    }
+
+    pub fn step(&mut self, op: StepOp) {
+        self.entry().steps.push(Step { op, nodes: vec![0] });
+    }
+
+    /// Runs `main` with poisoned memory.
+    pub fn run(
+        &self,
+        threads: usize,
+        feeds: &[HostTensor],
+    ) -> Result<Vec<HostTensor>, RuntimeError> {
+        let options = Options { threads: Some(threads), poison: true, ..Options::default() };
+        let mut session = Session::new(self.plan.clone(), options)?;
+        let names: Vec<String> = (0..feeds.len()).map(|i| format!("f{i}")).collect();
+        let feeds: Vec<(&str, &HostTensor)> = names.iter().map(String::as_str).zip(feeds).collect();
+        // Twice: what a run leaves behind must not show in the next.
+        let first = session.run("main", &feeds)?;
+        let second = session.run("main", &feeds)?;
+        let same = first.iter().zip(second.iter()).all(|(a, b)| a.1.bytes() == b.1.bytes());
+        assert!(same, "a second run differs");
+        Ok(first.iter().map(|(_, value)| value.clone()).collect())
+    }
+
+    /// Runs with 1, 2 and 3 threads and checks that the bits agree.
+    pub fn run_all(&self, feeds: &[HostTensor]) -> Vec<HostTensor> {
+        let one = self.run(1, feeds).expect("the plan is valid");
+        for threads in [2, 3] {
+            let more = self.run(threads, feeds).expect("the plan is valid");
+            for (a, b) in one.iter().zip(&more) {
+                assert!(a.bytes() == b.bytes(), "{threads} threads give other bits");
+            }
+        }
+        one
+    }
+}
+
+/// The whole of a buffer.
+pub fn whole(buffer: u32) -> View {
+    View { buffer, offset: 0 }
+}
+
+/// Numbers in −1..1 that differ from seed to seed.
+pub fn noise(seed: u64, count: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// An f32 tensor of noise.
+pub fn noise_tensor(seed: u64, shape: &[u64]) -> HostTensor {
+    HostTensor::from_f32(shape, &noise(seed, shape.iter().product())).expect("the shape fits")
+}
+
+/// The values as f64.
+pub fn values(tensor: &HostTensor) -> Vec<f64> {
+    tensor.to_f32().expect("a floating-point tensor").iter().map(|v| f64::from(*v)).collect()
+}
+
+/// Asserts that each value is near its truth: `|x − y| ≤ tolerance · (1 + |y|)`.
+pub fn assert_close(found: &[f64], truth: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), truth.len(), "{what}");
+    for (i, (x, y)) in found.iter().zip(truth).enumerate() {
+        let near = (x - y).abs() <= tolerance * (1.0 + y.abs()) || x == y;
+        assert!(near, "{what}: element {i} is {x}, should be {y}");
+    }
+}

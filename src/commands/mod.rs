@@ -11,6 +11,7 @@ use crate::console::{ColorChoice, Console};
 use crate::exit::{Exit, Failure};
 
 mod doctor;
+mod explain;
 
 /// A compiler for training steps: model, optimizer and schedule in RON, to the CPU at hand and PTX.
 #[derive(Debug, Parser)]
@@ -31,6 +32,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Say more about an error code
+    Explain(explain::Args),
     /// Look for what Perilune needs on this machine and say how to get what is missing
     Doctor(doctor::Args),
 }
@@ -54,6 +57,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 
 fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
     match command {
+        Command::Explain(args) => explain::run(console, args),
         Command::Doctor(args) => doctor::run(console, args),
     }
 }

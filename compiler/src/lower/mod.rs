@@ -9,6 +9,8 @@
 //! - Blocks are independent, and blocks, lanes and reduction orders depend on shapes alone.
 //! - Contractions, ragged products and attention are plan steps; asking to lower them is an error.
 
+mod serial;
+
 use perilune_plan::KernelParam;
 
 use crate::diagnostic::InternalError;

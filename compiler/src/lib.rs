@@ -17,6 +17,8 @@
 pub mod codes;
 pub mod diagnostic;
 pub mod graph;
+pub mod passes;
+pub mod plan;
 pub mod lower;
 pub mod mlir;
 pub mod ops;

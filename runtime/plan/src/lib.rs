@@ -210,7 +210,7 @@ pub struct FetchDecl {
 }
 
 /// A value's place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Buffer {
     /// Element type.
@@ -222,7 +222,7 @@ pub struct Buffer {
 }
 
 /// Where a buffer lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Place {
     /// In the entry's arena, at this byte offset.
     Arena(u64),

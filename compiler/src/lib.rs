@@ -17,6 +17,7 @@
 pub mod codes;
 pub mod diagnostic;
 pub mod graph;
+pub mod import;
 pub mod passes;
 pub mod plan;
 pub mod lower;

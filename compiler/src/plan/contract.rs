@@ -14,7 +14,7 @@ use crate::diagnostic::InternalError;
 use crate::program::{ContractDims, Kernel, OpKind};
 
 /// The step for the contraction at `op` of a kernel whose result it is.
-pub fn contract(kernel: &Kernel, op: usize, args: &[u32], c: u32) -> Result<plan::Contract, InternalError> {
+pub(super) fn contract(kernel: &Kernel, op: usize, args: &[u32], c: u32) -> Result<plan::Contract, InternalError> {
     let OpKind::Contract(dims) = &kernel.ops[op].kind else {
         return Err(broken("not a contraction"));
     };

@@ -12,20 +12,20 @@ use crate::diagnostic::InternalError;
 use crate::program::{DialectOp, Kernel, KernelOp};
 
 /// A dialect op of a kernel with the buffers of its call.
-pub struct Step<'a> {
-    pub kernel: &'a Kernel,
-    pub op: &'a KernelOp,
+pub(super) struct Step<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) op: &'a KernelOp,
     /// Buffer of each kernel parameter.
-    pub args: &'a [u32],
+    pub(super) args: &'a [u32],
     /// Buffer of each kernel result.
-    pub results: &'a [u32],
+    pub(super) results: &'a [u32],
     /// Whether a result is read.
-    pub wanted: &'a [bool],
+    pub(super) wanted: &'a [bool],
 }
 
 impl Step<'_> {
     /// The step.
-    pub fn lower(&self, op: &DialectOp) -> Result<plan::StepOp, InternalError> {
+    pub(super) fn lower(&self, op: &DialectOp) -> Result<plan::StepOp, InternalError> {
         match op {
             DialectOp::Attention { scale, causal } => self.attention(f64::from_bits(*scale), *causal),
             DialectOp::AttentionGrad { scale, causal } => self.attention_grad(f64::from_bits(*scale), *causal),

@@ -8,13 +8,14 @@
 //! - stdout is data, stderr is messages; exit codes are those of [`exit::Exit`].
 //! - Outputs are written whole or not at all ([`atomic_file`]).
 
-pub mod atomic_file;
-pub mod commands;
-pub mod console;
-pub mod corpus;
 pub mod exit;
-pub mod library;
-pub mod loader;
-pub mod metrics;
+pub mod console;
 pub mod render;
+pub mod atomic_file;
+pub mod loader;
+pub mod library;
+pub mod corpus;
+pub mod metrics;
+pub mod training;
 pub mod report;
+pub mod commands;

@@ -1,0 +1,340 @@
+//! The training loop: batches from a text into a session, records out.
+//!
+//! # Invariants
+//! - A run depends on the plan, the text, the seed and the number of steps; not on threads or time.
+//! - Every step and every look at the validation split gives one record, in order.
+//! - A loss that stays non-finite ends the run; weights are then those of the last good step,
+//!   since the compiled step skips such updates where its spec says so.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use perilune_plan::{DType, Entry, FeedDecl};
+use perilune_runtime::{Fetches, HostTensor, RuntimeError, Session};
+
+use crate::corpus::{Batch, Corpus};
+use crate::exit::{Exit, Failure};
+use crate::metrics::{End, Eval, Profile, ProfileRow, Record, Step, median};
+
+/// Entry that sets the initial weights.
+pub const INIT: &str = "init";
+/// Entry of one optimizer step.
+pub const TRAIN_STEP: &str = "train_step";
+/// Entry that gives the loss without learning.
+pub const EVAL: &str = "eval";
+
+/// Non-finite losses in a row before a run is given up.
+const MAX_NON_FINITE: u32 = 5;
+/// Largest fetch that is recorded; activations are not metrics.
+const MAX_RECORDED: usize = 4096;
+/// Rows kept of a profile.
+const MAX_PROFILE_ROWS: usize = 200;
+
+/// What the caller decides about a run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Steps between looks at the validation split; 0: none before the end.
+    pub eval_every: u64,
+    /// Batches of such a look; the last one takes the whole split.
+    pub eval_batches: usize,
+    /// Whether the validation split is looked at after the last step.
+    pub final_eval: bool,
+    /// Seed of the initial weights and of the order of the data.
+    pub seed: u64,
+    /// Final steps that are timed by node.
+    pub profile_steps: u64,
+    /// Values of further scalar inputs.
+    pub inputs: BTreeMap<String, f64>,
+}
+
+/// What a run is told about while it goes on.
+pub trait Observer {
+    /// A record was made.
+    ///
+    /// # Errors
+    /// When it cannot be kept; the run then ends.
+    fn record(&mut self, record: Record) -> Result<(), Failure>;
+}
+
+/// Initialises and trains.
+///
+/// # Errors
+/// When the plan cannot be run on a text, the text is too short, or the loss stays non-finite.
+pub fn train(
+    session: &mut Session,
+    corpus: &Corpus,
+    settings: &Settings,
+    observer: &mut dyn Observer,
+) -> Result<End, Failure> {
+    let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
+    check_vocabulary(session, corpus)?;
+    if entry(session, INIT).is_ok() {
+        run(session, INIT, &Given { step: 0, batch: None, settings })?;
+    }
+    let start = Instant::now();
+    let mut rates = Vec::new();
+    let mut validation_loss = f64::NAN;
+    let mut non_finite = 0;
+    for step in 1..=settings.steps {
+        if settings.profile_steps > 0 && step + settings.profile_steps == settings.steps + 1 {
+            session.set_profiling(true);
+        }
+        let batch = corpus.train_batch(settings.seed, step, shape.0, shape.1 + 1);
+        let batch = batch.ok_or_else(|| too_short("training", shape.1))?;
+        let record = train_step(session, step, &batch, settings)?;
+        rates.push(record.tokens_per_s);
+        non_finite = if record.loss.is_finite() { 0 } else { non_finite + 1 };
+        observer.record(Record::Step(record))?;
+        if non_finite == MAX_NON_FINITE {
+            let headline =
+                format!("the loss is not finite for {MAX_NON_FINITE} steps up to {step}");
+            return Err(Failure::new(Exit::NonFinite, headline)
+                .help("lower the learning rate, or look at the last records of metrics.jsonl"));
+        }
+        let last = step == settings.steps;
+        let due = settings.eval_every > 0 && step % settings.eval_every == 0;
+        if (due && !last) || (last && settings.final_eval) {
+            let batches = if last { usize::MAX } else { settings.eval_batches };
+            let eval = evaluate(session, corpus, step, batches, settings)?;
+            validation_loss = eval.loss;
+            observer.record(Record::Eval(eval))?;
+        }
+    }
+    if settings.profile_steps > 0 {
+        observer.record(Record::Profile(profile(session, settings)))?;
+    }
+    let end = End {
+        steps: settings.steps,
+        seconds: start.elapsed().as_secs_f64(),
+        tokens_per_s: median(rates),
+        validation_loss,
+        peak_rss_bytes: peak_rss_bytes(),
+    };
+    observer.record(Record::End(end.clone()))?;
+    Ok(end)
+}
+
+/// `(rows, tokens in each)` of an entry's batches; several micro-batches count as more rows.
+///
+/// # Errors
+/// When the entry does not read token ids.
+pub fn batch_shape(entry: &Entry) -> Result<(usize, usize), Failure> {
+    let feed = entry.feeds.iter().find(|feed| feed.name == "tokens");
+    let feed = feed.filter(|feed| feed.dtype == DType::i32).ok_or_else(|| {
+        Failure::input(format!("`{}` has no input `tokens` of i32", entry.name))
+            .help("training on text feeds `tokens`, `targets` and `step`")
+    })?;
+    match feed.shape.split_last() {
+        Some((&length, rows)) if length > 0 && rows.iter().all(|&r| r > 0) => {
+            Ok((rows.iter().product::<u64>() as usize, length as usize))
+        }
+        _ => Err(Failure::input("`tokens` must have rows and a length, none of them 0")),
+    }
+}
+
+fn entry<'a>(session: &'a Session, name: &str) -> Result<&'a Entry, Failure> {
+    let entries = &session.plan().entries;
+    entries.iter().find(|e| e.name == name).ok_or_else(|| {
+        Failure::input(format!("the spec has no `{name}`"))
+            .help("give a training spec: `Train(..)` over a model")
+    })
+}
+
+/// Token ids must be below the vocabulary, which the width of the logits tells.
+fn check_vocabulary(session: &Session, corpus: &Corpus) -> Result<(), Failure> {
+    let fetches = session.plan().entries.iter().flat_map(|e| &e.fetches);
+    let widths = fetches.filter(|f| f.name == "logits").filter_map(|f| f.shape.last().copied());
+    let Some(vocabulary) = widths.min() else { return Ok(()) };
+    let largest = corpus.max_token();
+    if u64::from(largest) < vocabulary {
+        return Ok(());
+    }
+    let headline = format!("the text has byte {largest}, the model only {vocabulary} tokens");
+    Err(Failure::input(headline).help("tokens are bytes: use a model with `vocab` 256"))
+}
+
+fn too_short(part: &str, length: usize) -> Failure {
+    Failure::input(format!("the {part} part of the text is shorter than {} bytes", length + 1))
+        .help("give a longer text or a smaller `seq`")
+}
+
+/// What the feeds of one call are made of.
+struct Given<'a> {
+    step: u64,
+    batch: Option<&'a Batch>,
+    settings: &'a Settings,
+}
+
+fn run(session: &mut Session, name: &str, given: &Given<'_>) -> Result<Fetches, Failure> {
+    let feeds = &entry(session, name)?.feeds;
+    let values: Result<Vec<(String, HostTensor)>, Failure> =
+        feeds.iter().map(|decl| Ok((decl.name.clone(), feed(decl, given)?))).collect();
+    let values = values?;
+    let feeds: Vec<(&str, &HostTensor)> = values.iter().map(|(n, v)| (n.as_str(), v)).collect();
+    session.run(name, &feeds).map_err(runtime)
+}
+
+fn feed(decl: &FeedDecl, given: &Given<'_>) -> Result<HostTensor, Failure> {
+    let tokens = |skip: usize| {
+        let batch = given.batch?;
+        let rows = batch.tokens.chunks(batch.length);
+        let ids = rows.flat_map(|row| row[skip..skip + batch.length - 1].iter().copied());
+        Some(HostTensor::from_i32(&decl.shape, &ids.collect::<Vec<i32>>()).map_err(runtime))
+    };
+    let value = match decl.name.as_str() {
+        "tokens" => tokens(0),
+        "targets" => tokens(1),
+        "step" => Some(scalar(decl, given.step as f64)),
+        "seed" => Some(scalar(decl, given.settings.seed as f64)),
+        other => given.settings.inputs.get(other).map(|&value| scalar(decl, value)),
+    };
+    value.unwrap_or_else(|| {
+        Err(Failure::input(format!("nothing provides the input `{}`", decl.name))
+            .help(format!("pass --input {}=VALUE", decl.name)))
+    })
+}
+
+fn scalar(decl: &FeedDecl, value: f64) -> Result<HostTensor, Failure> {
+    let tensor = match decl.dtype {
+        DType::i32 => HostTensor::scalar_i32(value as i32),
+        _ => HostTensor::scalar_f32(value as f32).cast(decl.dtype).map_err(runtime)?,
+    };
+    if decl.shape.is_empty() {
+        return Ok(tensor);
+    }
+    Err(Failure::input(format!("the input `{}` is not a scalar", decl.name)))
+}
+
+fn train_step(
+    session: &mut Session,
+    step: u64,
+    batch: &Batch,
+    settings: &Settings,
+) -> Result<Step, Failure> {
+    let start = Instant::now();
+    let fetches = run(session, TRAIN_STEP, &Given { step, batch: Some(batch), settings })?;
+    let seconds = start.elapsed().as_secs_f64();
+    let tokens = batch.rows * (batch.length - 1);
+    let loss = loss_of(&fetches)?;
+    let tokens_per_s = tokens as f64 / seconds.max(1e-9);
+    let mut record = Step { step, loss, seconds, tokens_per_s, ..Step::default() };
+    for (name, value) in fetches.iter() {
+        let floats = value.dtype() == DType::f32 || value.dtype() == DType::i32;
+        if !floats || value.elems() > MAX_RECORDED || name == "loss" {
+            continue;
+        }
+        let values = numbers(value)?;
+        match (values.as_slice(), value.shape().is_empty()) {
+            ([one], true) => record.scalars.insert(name.to_owned(), *one).map(drop),
+            _ => record.vectors.insert(name.to_owned(), values).map(drop),
+        };
+    }
+    // What is not finite has no JSON form; the loss, which ends a run, has its own.
+    record.scalars.retain(|_, value| value.is_finite());
+    record.vectors.retain(|_, values| values.iter().all(|value| value.is_finite()));
+    Ok(record)
+}
+
+/// Cross-entropy where the step tells it apart, else the whole loss.
+fn loss_of(fetches: &Fetches) -> Result<f64, Failure> {
+    let loss = fetches.scalar("ce").or_else(|| fetches.scalar("loss"));
+    loss.map(f64::from).ok_or_else(|| {
+        Failure::input("the step gives neither `ce` nor `loss`").help("name one in `metrics`")
+    })
+}
+
+fn numbers(value: &HostTensor) -> Result<Vec<f64>, Failure> {
+    Ok(match value.dtype() {
+        DType::i32 => value.to_i32().map_err(runtime)?.into_iter().map(f64::from).collect(),
+        _ => value.to_f32().map_err(runtime)?.into_iter().map(f64::from).collect(),
+    })
+}
+
+fn evaluate(
+    session: &mut Session,
+    corpus: &Corpus,
+    step: u64,
+    count: usize,
+    settings: &Settings,
+) -> Result<Eval, Failure> {
+    let (rows, length) = batch_shape(entry(session, EVAL)?)?;
+    let batches = corpus.validation_batches(rows, length + 1, count);
+    if batches.is_empty() {
+        return Err(too_short("validation", rows * length));
+    }
+    let mut sum = 0.0;
+    for batch in &batches {
+        let given = Given { step, batch: Some(batch), settings };
+        sum += loss_of(&run(session, EVAL, &given)?)?;
+    }
+    let loss = sum / batches.len() as f64;
+    Ok(Eval { step, loss, tokens: (batches.len() * rows * length) as u64 })
+}
+
+/// Time by node; nodes of repeated layers (`layers.3.attn`) are added up as `layers.*.attn`.
+fn profile(session: &Session, settings: &Settings) -> Profile {
+    let mut rows: BTreeMap<(String, String), ProfileRow> = BTreeMap::new();
+    for slice in session.profile().slices().iter().filter(|s| s.entry == TRAIN_STEP) {
+        let node = match slice.nodes.split_first() {
+            Some((first, [])) => pattern(first),
+            Some((first, rest)) => format!("{} + {}", pattern(first), rest.len()),
+            None => "unnamed".to_owned(),
+        };
+        let key = (node, slice.kernel.clone());
+        let (node, what) = key.clone();
+        let row = rows.entry(key).or_insert(ProfileRow { node, what, ..ProfileRow::default() });
+        row.runs += 1;
+        row.ns += slice.duration_ns;
+        row.flops += slice.flops;
+        row.bytes += slice.bytes;
+    }
+    let mut rows: Vec<ProfileRow> = rows.into_values().collect();
+    rows.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.node.cmp(&b.node)));
+    rows.truncate(MAX_PROFILE_ROWS);
+    Profile { steps: settings.profile_steps.min(settings.steps), rows }
+}
+
+fn pattern(path: &str) -> String {
+    let part = |part: &str| match part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty() {
+        true => "*".to_owned(),
+        false => part.to_owned(),
+    };
+    path.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
+/// The most memory this process ever had resident; 0 where the system does not say.
+pub fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// A runtime error as a failure: what data can cause is the user's, the rest is ours.
+pub fn runtime(error: RuntimeError) -> Failure {
+    let exit = match &error {
+        RuntimeError::Target { .. } => Exit::Integrity,
+        RuntimeError::Host { .. } | RuntimeError::Memory { .. } => Exit::Environment,
+        RuntimeError::NonFinite { .. } => Exit::NonFinite,
+        RuntimeError::MissingFeed { .. }
+        | RuntimeError::UnknownFeed { .. }
+        | RuntimeError::RepeatedFeed { .. }
+        | RuntimeError::FeedType { .. }
+        | RuntimeError::TensorType { .. }
+        | RuntimeError::UnknownTensor { .. }
+        | RuntimeError::UnknownEntry { .. } => Exit::Spec,
+        _ => Exit::Internal,
+    };
+    let mut headline = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        headline.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    Failure::new(exit, headline)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Tests of the loop on plans without steps: every fetch is a feed handed back.
+
+use super::*;
+use perilune_plan::{Buffer, FORMAT_VERSION, FetchDecl, Place, Plan};
+use perilune_runtime::Options;
+
+/// An entry whose fetches are its feeds, under other names.
+fn echo(name: &str, feeds: &[(&str, DType, &[u64], &str)]) -> Entry {
+    let elems = |shape: &[u64]| shape.iter().product();
+    Entry {
+        name: name.into(),
+        feeds: feeds
+            .iter()
+            .map(|&(name, dtype, shape, _)| FeedDecl {
+                name: name.into(),
+                dtype,
+                shape: shape.into(),
+            })
+            .collect(),
+        fetches: feeds
+            .iter()
+            .enumerate()
+            .map(|(i, &(_, _, shape, fetch))| FetchDecl {
+                name: fetch.into(),
+                shape: shape.into(),
+                buffer: i as u32,
+            })
+            .collect(),
+        arena_bytes: 0,
+        buffers: feeds
+            .iter()
+            .enumerate()
+            .map(|(i, &(_, dtype, shape, _))| Buffer {
+                dtype,
+                elems: elems(shape),
+                place: Place::Feed(i as u32),
+            })
+            .collect(),
+        steps: Vec::new(),
+    }
+}
+
+fn session(loss_from: &str) -> Session {
+    let tokens = ("tokens", DType::i32, &[2, 8][..], "seen");
+    let targets = ("targets", DType::i32, &[2, 8][..], "wanted");
+    let step = ("step", DType::f32, &[][..], "lr");
+    let mut feeds = vec![tokens, targets, step];
+    match loss_from {
+        "step" => feeds[2].3 = "loss",
+        other => feeds.push((other, DType::f32, &[], "loss")),
+    }
+    let plan = Plan {
+        format: FORMAT_VERSION,
+        name: "echo".into(),
+        target: "cpu".into(),
+        tensors: Vec::new(),
+        kernels: Vec::new(),
+        entries: vec![echo(TRAIN_STEP, &feeds), echo(EVAL, &feeds)],
+        nodes: Vec::new(),
+    };
+    Session::new(plan, Options::default()).expect("a plan without steps")
+}
+
+fn corpus() -> Corpus {
+    Corpus::new((0..4000u32).map(|i| (i % 200) as u8).collect()).expect("long enough")
+}
+
+fn settings(steps: u64) -> Settings {
+    Settings {
+        steps,
+        eval_every: 2,
+        eval_batches: 3,
+        final_eval: true,
+        seed: 1,
+        profile_steps: 1,
+        inputs: BTreeMap::new(),
+    }
+}
+
+#[derive(Default)]
+struct Kept(Vec<Record>);
+
+impl Observer for Kept {
+    fn record(&mut self, record: Record) -> Result<(), Failure> {
+        self.0.push(record);
+        Ok(())
+    }
+}
+
+#[test]
+fn targets_are_the_tokens_after_and_every_event_is_recorded_in_order() {
+    let mut kept = Kept::default();
+    let end = train(&mut session("step"), &corpus(), &settings(5), &mut kept).expect("trains");
+    assert_eq!((end.steps, end.validation_loss), (5, 5.0));
+    let kinds: Vec<String> = kept
+        .0
+        .iter()
+        .map(|record| match record {
+            Record::Step(s) => format!("step {}", s.step),
+            Record::Eval(e) => format!("eval {} of {}", e.step, e.tokens),
+            Record::Profile(_) => "profile".into(),
+            Record::End(_) => "end".into(),
+            Record::Run(_) => "run".into(),
+        })
+        .collect();
+    let want = [
+        "step 1",
+        "step 2",
+        "eval 2 of 48",
+        "step 3",
+        "step 4",
+        "eval 4 of 48",
+        "step 5",
+        // The whole validation split: 399 predicted bytes, in windows of 8, two rows a batch.
+        "eval 5 of 384",
+        "profile",
+        "end",
+    ];
+    assert_eq!(kinds, want);
+    for record in &kept.0 {
+        let Record::Step(step) = record else { continue };
+        assert_eq!(step.loss, step.step as f64);
+        let (seen, wanted) = (&step.vectors["seen"], &step.vectors["wanted"]);
+        for row in 0..2 {
+            let at = row * 8;
+            assert_eq!(seen[at + 1..at + 8], wanted[at..at + 7], "step {}", step.step);
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_stays_non_finite_ends_the_run_with_its_own_code() {
+    let mut settings = settings(100);
+    settings.inputs.insert("bad".into(), f64::NAN);
+    settings.eval_every = 0;
+    let mut kept = Kept::default();
+    let failure = train(&mut session("bad"), &corpus(), &settings, &mut kept);
+    assert_eq!(failure.expect_err("must fail").exit(), Exit::NonFinite);
+    assert_eq!(kept.0.len(), MAX_NON_FINITE as usize);
+}
+
+#[test]
+fn an_input_that_nothing_provides_is_named() {
+    let failure = train(&mut session("tau"), &corpus(), &settings(1), &mut Kept::default());
+    let Err(Failure::Plain(problem)) = failure else { panic!("must fail") };
+    assert!(problem.headline.contains("`tau`"), "{}", problem.headline);
+    assert_eq!(problem.exit, Exit::Spec);
+}
+
+#[test]
+fn a_text_shorter_than_a_batch_is_refused() {
+    let short = Corpus::new(vec![b'x'; 1024]).expect("just long enough to split");
+    let mut tall = session("step").plan().clone();
+    for entry in &mut tall.entries {
+        for (feed, fetch) in entry.feeds.iter_mut().zip(&mut entry.fetches) {
+            if feed.dtype == DType::i32 {
+                feed.shape = vec![1, 2000];
+                fetch.shape = vec![1, 2000];
+            }
+        }
+        for buffer in &mut entry.buffers {
+            buffer.elems = if buffer.dtype == DType::i32 { 2000 } else { 1 };
+        }
+    }
+    let mut session = Session::new(tall, Options::default()).expect("binds");
+    let failure = train(&mut session, &short, &settings(1), &mut Kept::default());
+    assert_eq!(failure.expect_err("must fail").exit(), Exit::Spec);
+}
+
+#[test]
+fn layers_are_added_up_under_one_name() {
+    assert_eq!(pattern("model.layers.12.attn.q/grad"), "model.layers.*.attn.q/grad");
+    assert_eq!(pattern("head"), "head");
+}
+
+#[test]
+fn this_process_has_memory() {
+    assert!(peak_rss_bytes() > 1 << 20);
+}

@@ -7,26 +7,112 @@
 mod block;
 mod context;
 mod form_error;
+mod init;
+mod model;
 mod nodes;
 mod prune;
 mod scope;
+mod train;
 
-use std::rc::Rc;
+use indexmap::IndexMap;
 
-pub use scope::{Init, Persistent};
+pub use scope::{Const, Init, Persistent};
 
-use crate::codes;
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::Diagnostics;
 use crate::graph::Graph;
-use crate::ops::Value;
-use crate::program::{ArgKind, ResultTarget};
-use crate::source::{Loader, SourceMap, Span};
-use crate::spec::block::{BlockSpec, Constant};
-use crate::spec::files::{File, FileSpec, Files};
+use crate::source::{Loader, SourceMap};
+use crate::spec::files::{FileSpec, Files};
 use crate::spec::names::NamesSpec;
-use crate::spec::read::{Sink, did_you_mean};
-use crate::spec::syntax::Name;
-use crate::types::Type;
-use block::{Given, Site};
-use context::Cx;
-use scope::{Binding, Const, Env, Instance, Scope};
+use crate::spec::read::Sink;
+use crate::spec::train::Precision;
+
+/// What a spec means.
+#[derive(Clone, Debug)]
+pub struct Elaborated {
+    /// Path of the root file without `.ron`: `kimi-k2/train`.
+    pub name: String,
+    /// First values of every persistent tensor; feed `seed`.
+    pub init: Graph,
+    /// The model's outputs.
+    pub forward: Graph,
+    /// The loss and those metrics that need no gradient.
+    pub eval: Option<Graph>,
+    /// One training step.
+    pub train_step: Option<Graph>,
+    /// Persistent tensors, in the order declared.
+    pub tensors: Vec<Persistent>,
+    /// The model's dims.
+    pub dims: IndexMap<String, Const>,
+    /// What only a training step has.
+    pub train: Option<TrainSettings>,
+}
+
+/// Settings of a training step.
+#[derive(Clone, Debug)]
+pub struct TrainSettings {
+    /// Run settings: `steps`, `eval_every`, `seed`.
+    pub run: IndexMap<String, u64>,
+    /// Mesh axes.
+    pub mesh: IndexMap<String, u64>,
+    /// Element types.
+    pub precision: Precision,
+    /// Micro-batches per step.
+    pub accumulate: u64,
+}
+
+impl Elaborated {
+    /// Graphs in the order of entries.
+    pub fn graphs(&self) -> Vec<&Graph> {
+        [Some(&self.init), Some(&self.forward), self.eval.as_ref(), self.train_step.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+/// Elaborates a `Model(..)` file, or the model part of a `Train(..)` file. `sets` overrides dims:
+/// `("batch", "8")`.
+pub fn load_model(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+) -> (Option<Elaborated>, Diagnostics, SourceMap) {
+    load(loader, path, sets, false)
+}
+
+/// Elaborates a `Train(..)` file with its model and optimizer.
+pub fn load_train(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+) -> (Option<Elaborated>, Diagnostics, SourceMap) {
+    load(loader, path, sets, true)
+}
+
+/// Reads a `Names(..)` file.
+pub fn load_names(loader: &dyn Loader, path: &str) -> (Option<NamesSpec>, Diagnostics, SourceMap) {
+    let mut sink = Sink::default();
+    let mut files = Files::new(loader);
+    let file = files.load_root(&mut sink, path);
+    let names = file.and_then(|file| match &file.spec {
+        FileSpec::Names(names) => Some((**names).clone()),
+        other => {
+            sink.push(model::wrong_file(&file.path, other, "Names", &files.sources));
+            None
+        }
+    });
+    (names, sink.diagnostics, files.sources)
+}
+
+fn load(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+    train: bool,
+) -> (Option<Elaborated>, Diagnostics, SourceMap) {
+    let mut sink = Sink::default();
+    let mut files = Files::new(loader);
+    let elaborated = model::elaborate(&mut files, &mut sink, path, sets, train);
+    let elaborated = elaborated.filter(|_| !sink.diagnostics.has_errors());
+    (elaborated, sink.diagnostics, files.sources)
+}

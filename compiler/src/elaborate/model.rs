@@ -1,0 +1,227 @@
+//! The root of a spec: a model with its dims set, its feeds made, its block expanded.
+//!
+//! # Invariants
+//! - `--set` wins over a train step's `set`, which wins over the model's `dims`.
+
+use std::rc::Rc;
+
+use indexmap::IndexMap;
+
+use super::block::{Given, Site};
+use super::context::Cx;
+use super::prune::extract;
+use super::scope::{Const, Env};
+use super::{Elaborated, init};
+use crate::codes;
+use crate::diagnostic::Diagnostic;
+use crate::ops::Value;
+use crate::program::{ArgKind, ResultTarget};
+use crate::source::{SourceMap, Span};
+use crate::spec::block::{BlockSpec, Constant, InputSpec};
+use crate::spec::files::{File, FileSpec, Files};
+use crate::spec::read::{self, Sink, did_you_mean};
+use crate::spec::syntax::{self, Name};
+use crate::types::Type;
+
+/// A model expanded at the root of the graph.
+pub struct Root {
+    /// Its file.
+    pub file: Rc<File>,
+    /// Its constants.
+    pub env: Rc<Env>,
+    /// Its feeds: name, value, place.
+    pub feeds: Vec<(String, Value, Span)>,
+    /// Its outputs.
+    pub outputs: Vec<(String, Value)>,
+}
+
+/// Loads and elaborates a root file.
+pub fn elaborate(
+    files: &mut Files,
+    sink: &mut Sink,
+    path: &str,
+    sets: &[(String, String)],
+    train: bool,
+) -> Option<Elaborated> {
+    let root = files.load_root(sink, path)?;
+    let commands = read_sets(files, sink, sets);
+    let name = root.path.trim_end_matches(".ron").to_owned();
+    match &root.spec {
+        FileSpec::Block(spec) if spec.what == "Model" && !train => {
+            let mut cx = Cx::new(files, sink);
+            let model = expand_model(&mut cx, &root, spec, &commands)?;
+            cx.warn_unused();
+            finish(&cx, name, &model)
+        }
+        FileSpec::Train(spec) => {
+            let spec = Rc::clone(spec);
+            let model = files.load_named(sink, &root.path, &spec.model)?;
+            let FileSpec::Block(block) = &model.spec else {
+                sink.push(not_a_model(&spec.model, &model));
+                return None;
+            };
+            if block.what != "Model" {
+                sink.push(not_a_model(&spec.model, &model));
+                return None;
+            }
+            let mut overrides = spec.set.clone();
+            overrides.extend(commands);
+            let mut cx = Cx::new(files, sink);
+            let expanded = expand_model(&mut cx, &model, block, &overrides)?;
+            if train {
+                return super::train::elaborate(cx, name, &root, &spec, &expanded);
+            }
+            finish(&cx, name, &expanded)
+        }
+        other => {
+            let wanted = if train { "Train" } else { "Model" };
+            sink.push(wrong_file(&root.path, other, wanted, &files.sources));
+            None
+        }
+    }
+}
+
+fn not_a_model(named: &Name, file: &File) -> Diagnostic {
+    let headline = format!("`model` names a {}, not a model", file.spec.word());
+    Diagnostic::error(codes::WRONG_FILE_KIND, headline, named.span, "a `Model(..)` file is needed here")
+}
+
+/// A root file that holds another value than asked for.
+pub fn wrong_file(path: &str, found: &FileSpec, wanted: &str, sources: &SourceMap) -> Diagnostic {
+    let at = sources.files().iter().position(|f| f.path == path).unwrap_or_default();
+    let source = crate::source::SourceId(at as u32);
+    let span = match found {
+        FileSpec::Block(b) => b.span,
+        FileSpec::Optimizer(o) => o.span,
+        FileSpec::Train(t) => t.span,
+        FileSpec::Names(_) => Span { source, start: 0, end: 0 },
+    };
+    let headline = format!("the file holds a {}, not a {wanted}", found.word());
+    Diagnostic::error(codes::WRONG_FILE_KIND, headline, span, format!("`{wanted}(..)` is needed here"))
+}
+
+/// `--set` arguments as constants, with places in a text of their own.
+fn read_sets(files: &mut Files, sink: &mut Sink, sets: &[(String, String)]) -> Vec<(Name, Constant)> {
+    let mut out = Vec::new();
+    for (name, value) in sets {
+        let text = format!("{name}={value}");
+        let source = files.sources.add("--set", text);
+        let at = |start: usize, end: usize| Span { source, start: start as u32, end: end as u32 };
+        let name_span = at(0, name.len());
+        let value_at = name.len() + 1;
+        match syntax::parse(source, value) {
+            Ok(mut tree) => {
+                tree.span = at(value_at, value_at + value.len());
+                let constant = crate::spec::block::read_constant(sink, &tree);
+                out.extend(constant.map(|c| (Name { text: name.clone(), span: name_span }, c)));
+            }
+            Err(mut error) => {
+                error.primary.span = at(value_at, value_at + value.len());
+                sink.push(*error);
+            }
+        }
+    }
+    out
+}
+
+/// Expands a model with some of its dims set.
+pub fn expand_model(
+    cx: &mut Cx,
+    file: &Rc<File>,
+    spec: &Rc<BlockSpec>,
+    overrides: &[(Name, Constant)],
+) -> Option<Root> {
+    let mut env = Env::default();
+    let mut good = true;
+    for (name, _) in overrides {
+        if !spec.defaults.iter().any(|(n, _)| n.text == name.text) {
+            let headline = format!("the model has no dim `{}`", super::context::shorten(&name.text));
+            let error = Diagnostic::error(codes::UNKNOWN_SETTING, headline, name.span, "not one of its `dims`");
+            let known = spec.defaults.iter().map(|(n, _)| n.text.as_str());
+            let error = did_you_mean(error, (&name.text, name.span), known);
+            cx.sink.push(error);
+            good = false;
+        }
+    }
+    let mut args = Vec::new();
+    for (name, default) in &spec.defaults {
+        let set = overrides.iter().rev().find(|(n, _)| n.text == name.text);
+        let (constant, span) = set.map_or((default, name.span), |(n, c)| (c, n.span));
+        match cx.constant(&env, constant) {
+            Some(value) => {
+                env.own.insert(name.text.clone(), value.clone());
+                args.push((name.text.clone(), value, span));
+            }
+            None => good = false,
+        }
+    }
+    for (name, form) in &spec.lets {
+        match cx.number(&env, form) {
+            Some(v) => drop(env.own.insert(name.text.clone(), Const::Number(v))),
+            None => good = false,
+        }
+    }
+    let feeds: Vec<_> = spec.inputs.iter().map(|i| add_feed(cx, &env, i)).collect();
+    let feeds: Vec<_> = feeds.into_iter().flatten().collect();
+    if !good || feeds.len() < spec.inputs.len() {
+        return None;
+    }
+    let given = Given { inputs: feeds.clone(), args, poisoned: false };
+    let site = Site {
+        path: String::new(),
+        tensors: (String::new(), '.'),
+        file: Rc::clone(file),
+        spec: Rc::clone(spec),
+        span: spec.span,
+        env: Rc::new(Env::default()),
+    };
+    let outputs = cx.instantiate(site, given, spec.span).values?;
+    Some(Root { file: Rc::clone(file), env: Rc::new(env), feeds, outputs })
+}
+
+/// A feed: an input at the root, its dims known.
+pub fn add_feed(cx: &mut Cx, env: &Env, input: &InputSpec) -> Option<(String, Value, Span)> {
+    if input.leading {
+        let headline = "the shape of a feed must be known";
+        cx.sink.push(Diagnostic::error(codes::INPUT_SHAPE, headline, input.span, "`...` stands for any dims"));
+        return None;
+    }
+    let shape: Option<Vec<u64>> = input.dims.iter().map(|d| cx.extent(env, d)).collect();
+    let shape = shape.filter(|s| cx.check_elems(s, input.span))?;
+    let name = input.name.text.clone();
+    let value = cx.add_input(&name, ArgKind::Feed, Type::new(input.dtype, shape));
+    cx.declare("input", &input.name);
+    Some((name, value, input.name.span))
+}
+
+/// Graphs of a model alone.
+fn finish(cx: &Cx, name: String, model: &Root) -> Option<Elaborated> {
+    if cx.sink.errors() > 0 {
+        return None;
+    }
+    let forward = forward_graph(cx, model);
+    Some(Elaborated {
+        name,
+        init: init::graph(&cx.tensors.iter().map(|(t, _)| t.clone()).collect::<Vec<_>>()),
+        forward,
+        eval: None,
+        train_step: None,
+        tensors: cx.tensors.iter().map(|(t, _)| t.clone()).collect(),
+        dims: model.env.own.clone(),
+        train: None,
+    })
+}
+
+/// The model's outputs as an entry.
+pub fn forward_graph(cx: &Cx, model: &Root) -> crate::graph::Graph {
+    let fetch = |(n, v): &(String, Value)| (*v, ResultTarget::Fetch(n.clone()));
+    extract(&cx.graph, "forward", model.outputs.iter().map(fetch).collect())
+}
+
+/// Constants by name, in order.
+pub fn numbers(env: &Env) -> IndexMap<String, Const> {
+    env.own.clone()
+}
+
+/// A name in quotes or bare, for callers that read trees.
+pub use read::quoted_name;

@@ -16,6 +16,7 @@
 
 pub mod codes;
 pub mod diagnostic;
+pub mod elaborate;
 pub mod graph;
 pub mod import;
 pub mod passes;

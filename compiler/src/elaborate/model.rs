@@ -5,8 +5,6 @@
 
 use std::rc::Rc;
 
-use indexmap::IndexMap;
-
 use super::block::{Given, Site};
 use super::context::Cx;
 use super::prune::extract;
@@ -19,7 +17,7 @@ use crate::program::{ArgKind, ResultTarget};
 use crate::source::{SourceMap, Span};
 use crate::spec::block::{BlockSpec, Constant, InputSpec};
 use crate::spec::files::{File, FileSpec, Files};
-use crate::spec::read::{self, Sink, did_you_mean};
+use crate::spec::read::{Sink, did_you_mean};
 use crate::spec::syntax::{self, Name};
 use crate::types::Type;
 
@@ -69,7 +67,7 @@ pub fn elaborate(
             let mut cx = Cx::new(files, sink);
             let expanded = expand_model(&mut cx, &model, block, &overrides)?;
             if train {
-                return super::train::elaborate(cx, name, &root, &spec, &expanded);
+                return None;
             }
             finish(&cx, name, &expanded)
         }
@@ -217,11 +215,3 @@ pub fn forward_graph(cx: &Cx, model: &Root) -> crate::graph::Graph {
     let fetch = |(n, v): &(String, Value)| (*v, ResultTarget::Fetch(n.clone()));
     extract(&cx.graph, "forward", model.outputs.iter().map(fetch).collect())
 }
-
-/// Constants by name, in order.
-pub fn numbers(env: &Env) -> IndexMap<String, Const> {
-    env.own.clone()
-}
-
-/// A name in quotes or bare, for callers that read trees.
-pub use read::quoted_name;

@@ -19,7 +19,7 @@ use crate::spec::block::{BlockSpec, InitSpec, InputSpec, ShapeSpec, TensorSpec, 
 use crate::spec::files::{File, FileSpec};
 use crate::spec::nodes::ApplySpec;
 use crate::spec::read::{self, check_repeats, did_you_mean};
-use crate::spec::syntax::{Name, Tree, TreeKind};
+use crate::spec::syntax::{Name, Tree};
 use crate::types::Type;
 use perilune_plan::TensorKind;
 
@@ -28,7 +28,7 @@ const MAX_DEPTH: u32 = 64;
 
 /// What a call gives to a block.
 #[derive(Clone, Debug, Default)]
-pub struct Given {
+pub(super) struct Given {
     /// Tensors by input name, with the place where each was written.
     pub inputs: Vec<(String, Value, Span)>,
     /// Constants by name.
@@ -38,7 +38,7 @@ pub struct Given {
 }
 
 /// Where and as what a block is instantiated.
-pub struct Site {
+pub(super) struct Site {
     /// Path of the instance.
     pub path: String,
     /// Path in front of its tensors' names, and the separator: `layers.0.attn` `.`, `w` `/`.
@@ -55,7 +55,7 @@ pub struct Site {
 
 impl Cx<'_, '_> {
     /// The block behind an imported alias.
-    pub fn block_named(&mut self, scope: &Scope, alias: &Name) -> Option<(Rc<File>, Rc<BlockSpec>)> {
+    pub(super) fn block_named(&mut self, scope: &Scope, alias: &Name) -> Option<(Rc<File>, Rc<BlockSpec>)> {
         let file = scope.file.imports.get(&alias.text).and_then(|p| self.files.get(p));
         let Some(file) = file else {
             if !self.declares(scope, &alias.text) {
@@ -87,7 +87,7 @@ impl Cx<'_, '_> {
     }
 
     /// A head that is neither an op nor imported.
-    pub fn unknown_op(&self, scope: &Scope, head: &Name) -> Diagnostic {
+    pub(super) fn unknown_op(&self, scope: &Scope, head: &Name) -> Diagnostic {
         let headline = format!("`{}` is neither an op nor imported", super::context::shorten(&head.text));
         let error = Diagnostic::error(codes::UNKNOWN_OP, headline, head.span, "unknown op or block")
             .help(format!("import it: `imports: {{ \"{}\": \"….ron\" }}`", head.text));
@@ -98,7 +98,7 @@ impl Cx<'_, '_> {
     }
 
     /// Reads what a call gives, in the scope of the caller. `supplied` inputs come from elsewhere.
-    pub fn given(&mut self, scope: &Scope, spec: &BlockSpec, apply: &ApplySpec, supplied: &[&str]) -> Given {
+    pub(super) fn given(&mut self, scope: &Scope, spec: &BlockSpec, apply: &ApplySpec, supplied: &[&str]) -> Given {
         check_repeats(self.sink, &apply.call);
         let mut given = Given::default();
         for item in &apply.call.items {
@@ -124,7 +124,7 @@ impl Cx<'_, '_> {
     }
 
     /// Reports an input that a call leaves out.
-    pub fn missing_input(&mut self, head: &Name, input: &InputSpec) {
+    pub(super) fn missing_input(&mut self, head: &Name, input: &InputSpec) {
         let name = &input.name.text;
         let headline = format!("`{}` is called without its input `{name}`", head.text);
         let error = Diagnostic::error(codes::MISSING_INPUT, headline, head.span, format!("`{name}` is missing here"));
@@ -132,7 +132,7 @@ impl Cx<'_, '_> {
     }
 
     /// One field of a call.
-    pub fn give(
+    pub(super) fn give(
         &mut self,
         scope: &Scope,
         spec: &BlockSpec,
@@ -166,7 +166,7 @@ impl Cx<'_, '_> {
     }
 
     /// Expands a block. The binding holds its outputs.
-    pub fn instantiate(&mut self, site: Site, given: Given, name_span: Span) -> Binding {
+    pub(super) fn instantiate(&mut self, site: Site, given: Given, name_span: Span) -> Binding {
         if given.poisoned {
             return Binding::poisoned(name_span);
         }
@@ -445,14 +445,13 @@ impl Cx<'_, '_> {
         let mut outputs = Vec::new();
         for (name, source) in &spec.outputs {
             let value = self.lookup(scope, &source.text, source.span)?;
-            self.named.push((scope.node_path(&name.text), value));
             outputs.push((name.text.clone(), value));
         }
         Some(outputs)
     }
 
     /// Adds a name to a scope, unless it is taken.
-    pub fn define(&mut self, scope: &mut Scope, name: &Name, binding: Binding) {
+    pub(super) fn define(&mut self, scope: &mut Scope, name: &Name, binding: Binding) {
         let taken = scope.names.get(&name.text).map(|b| b.span);
         if let Some(first) = taken {
             self.sink.push(duplicate_name(&name.text, name.span, first));
@@ -471,13 +470,8 @@ impl Cx<'_, '_> {
 }
 
 /// Inputs, arguments and defaults of a block.
-pub fn known_fields(spec: &BlockSpec) -> Vec<String> {
+pub(super) fn known_fields(spec: &BlockSpec) -> Vec<String> {
     let args = spec.args.iter().map(|a| a.text.clone());
     let inputs = spec.inputs.iter().map(|i| i.name.text.clone());
     inputs.chain(args).chain(spec.defaults.iter().map(|(n, _)| n.text.clone())).collect()
-}
-
-/// A call as written in a tree, for fields that hold one.
-pub fn is_call(tree: &Tree) -> bool {
-    matches!(tree.kind, TreeKind::Call(_))
 }

@@ -23,14 +23,14 @@ use crate::spec::syntax::Name;
 use crate::types::Type;
 
 /// Most nodes of one graph.
-pub const MAX_NODES: usize = 200_000;
+pub(super) const MAX_NODES: usize = 200_000;
 /// Largest extent.
-pub const MAX_DIM: f64 = (1u64 << 40) as f64;
+pub(super) const MAX_DIM: f64 = (1u64 << 40) as f64;
 /// Most elements of one tensor.
-pub const MAX_ELEMS: u128 = 1 << 48;
+pub(super) const MAX_ELEMS: u128 = 1 << 48;
 
 /// The elaborator.
-pub struct Cx<'a, 'l> {
+pub(super) struct Cx<'a, 'l> {
     /// Loaded files.
     pub files: &'a Files<'l>,
     /// Where mistakes go.
@@ -55,7 +55,7 @@ pub struct Cx<'a, 'l> {
 
 impl<'a, 'l> Cx<'a, 'l> {
     /// An empty graph.
-    pub fn new(files: &'a Files<'l>, sink: &'a mut Sink) -> Self {
+    pub(super) fn new(files: &'a Files<'l>, sink: &'a mut Sink) -> Self {
         Cx {
             files,
             sink,
@@ -71,17 +71,17 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// Texts, for places.
-    pub fn sources(&self) -> &'a SourceMap {
+    pub(super) fn sources(&self) -> &'a SourceMap {
         &self.files.sources
     }
 
     /// Type of a value.
-    pub fn ty(&self, value: Value) -> &Type {
+    pub(super) fn ty(&self, value: Value) -> &Type {
         &self.graph.values[value].0
     }
 
     /// Adds a graph input.
-    pub fn add_input(&mut self, name: &str, kind: ArgKind, ty: Type) -> Value {
+    pub(super) fn add_input(&mut self, name: &str, kind: ArgKind, ty: Type) -> Value {
         let n = self.graph.inputs.len() as u32;
         let value = self.graph.values.push((ty, ValueDef::Input(n)));
         self.graph.inputs.push(Input { name: name.to_owned(), kind, value });
@@ -92,7 +92,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     ///
     /// # Errors
     /// When the operands do not fit the op.
-    pub fn add_node(&mut self, op: Op, operands: &[Value], origin: Origin) -> Result<Vec<Value>, TypeError> {
+    pub(super) fn add_node(&mut self, op: Op, operands: &[Value], origin: Origin) -> Result<Vec<Value>, TypeError> {
         if self.graph.nodes.len() >= MAX_NODES {
             let headline = format!("the spec unrolls to more than {MAX_NODES} nodes");
             return Err(TypeError::new(codes::TOO_MANY_NODES, headline));
@@ -111,7 +111,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     ///
     /// # Panics
     /// When the text or the types do not fit: a bug of the caller.
-    pub fn synth(&mut self, text: &str, names: &[(&str, Value)], origin: &Origin) -> Value {
+    pub(super) fn synth(&mut self, text: &str, names: &[(&str, Value)], origin: &Origin) -> Value {
         let span = origin.span.unwrap_or(Span { source: crate::source::SourceId(0), start: 0, end: 0 });
         let raw = Raw { text: text.to_owned(), span };
         let mut cx = SynthCx { graph: &self.graph, names };
@@ -127,12 +127,12 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// Declares a name that something should use.
-    pub fn declare(&mut self, what: &'static str, name: &Name) {
+    pub(super) fn declare(&mut self, what: &'static str, name: &Name) {
         self.declared.entry(name.span).or_insert_with(|| (what, name.text.clone()));
     }
 
     /// Warnings for what nothing uses.
-    pub fn warn_unused(&mut self) {
+    pub(super) fn warn_unused(&mut self) {
         let unused: Vec<(Span, (&str, String))> = self
             .declared
             .iter()
@@ -148,7 +148,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// The value of a name: `x`, `top.indices`. `None` if unknown (reported) or poisoned.
-    pub fn lookup(&mut self, scope: &Scope, name: &str, span: Span) -> Option<Value> {
+    pub(super) fn lookup(&mut self, scope: &Scope, name: &str, span: Span) -> Option<Value> {
         let (base, output) = match name.split_once('.') {
             Some((base, output)) => (base, Some(output)),
             None => (name, None),
@@ -208,7 +208,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// A constant of the scope; reports an unknown one.
-    pub fn constant_named(&mut self, env: &Env, name: &str, span: Span) -> Option<Const> {
+    pub(super) fn constant_named(&mut self, env: &Env, name: &str, span: Span) -> Option<Const> {
         if let Some(value) = env.get(name) {
             return Some(value.clone());
         }
@@ -223,7 +223,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// Value of a constant expression.
-    pub fn number(&mut self, env: &Env, form: &ConstForm) -> Option<f64> {
+    pub(super) fn number(&mut self, env: &Env, form: &ConstForm) -> Option<f64> {
         let mut trouble = false;
         let text = form.text;
         let result = evaluate(&form.expr, &mut |name, range| {
@@ -262,7 +262,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// A number or list of numbers.
-    pub fn constant(&mut self, env: &Env, constant: &Constant) -> Option<Const> {
+    pub(super) fn constant(&mut self, env: &Env, constant: &Constant) -> Option<Const> {
         match constant {
             Constant::Scalar(form) => {
                 if let crate::scalar::parse::ExprKind::Name { name, index: None } = &form.expr.kind
@@ -279,7 +279,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// An extent or count.
-    pub fn extent(&mut self, env: &Env, form: &DimForm) -> Option<u64> {
+    pub(super) fn extent(&mut self, env: &Env, form: &DimForm) -> Option<u64> {
         let value = self.number(env, form)?;
         let rounded = value.round();
         if (value - rounded).abs() <= 1e-9 * rounded.abs().max(1.0) && (0.0..=MAX_DIM).contains(&rounded) {
@@ -296,7 +296,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// Reports a shape with too many elements.
-    pub fn check_elems(&mut self, shape: &[u64], span: Span) -> bool {
+    pub(super) fn check_elems(&mut self, shape: &[u64], span: Span) -> bool {
         let elems = shape.iter().fold(1u128, |acc, d| acc.saturating_mul(u128::from(*d)));
         if elems <= MAX_ELEMS {
             return true;
@@ -309,13 +309,13 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// Reports what RON or the op's reader said about a node's form.
-    pub fn report_form(&mut self, op: &str, error: &FormError) {
+    pub(super) fn report_form(&mut self, op: &str, error: &FormError) {
         let diagnostic = super::form_error::diagnostic(op, error, self.sources());
         self.sink.push(diagnostic);
     }
 
     /// Reports operands that do not fit, with the places where each operand comes from.
-    pub fn report_type(&mut self, error: &TypeError, operands: &[(Value, Span)], whole: Span) {
+    pub(super) fn report_type(&mut self, error: &TypeError, operands: &[(Value, Span)], whole: Span) {
         let spans: Vec<Span> = operands.iter().map(|(_, s)| *s).collect();
         let mut diagnostic = error.diagnostic(&spans, whole);
         for (i, _) in &error.labels {
@@ -330,7 +330,7 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// Where a value was written.
-    pub fn definition(&self, value: Value) -> Option<Span> {
+    pub(super) fn definition(&self, value: Value) -> Option<Span> {
         match self.graph.values[value].1 {
             ValueDef::Input(_) => {
                 self.tensors.iter().find(|(_, v)| *v == value).map(|(t, _)| t.span)
@@ -341,7 +341,7 @@ impl<'a, 'l> Cx<'a, 'l> {
 }
 
 /// At most 30 characters of a name, for headlines.
-pub fn shorten(name: &str) -> String {
+pub(super) fn shorten(name: &str) -> String {
     match name.char_indices().nth(30) {
         Some((at, _)) => format!("{}…", &name[..at]),
         None => name.to_owned(),
@@ -349,7 +349,7 @@ pub fn shorten(name: &str) -> String {
 }
 
 /// A node's view of its scope, for op forms.
-pub struct NodeCx<'x, 'a, 'l> {
+pub(super) struct NodeCx<'x, 'a, 'l> {
     /// The elaborator.
     pub cx: &'x mut Cx<'a, 'l>,
     /// The scope.

@@ -10,7 +10,7 @@ use crate::source::{SourceMap, Span};
 use crate::spec::read::did_you_mean;
 
 /// The message for a form that the op `op` does not have.
-pub fn diagnostic(op: &str, error: &FormError, sources: &SourceMap) -> Diagnostic {
+pub(super) fn diagnostic(op: &str, error: &FormError, sources: &SourceMap) -> Diagnostic {
     let span = error.span;
     if let Some(code) = error.code {
         return Diagnostic::error(code, headline_of(&error.error), visible(span, sources), "here");

@@ -19,7 +19,7 @@ const MULTIPLIER: i64 = 0xD256_D193;
 const WEYL: u32 = 0x9E37_79B9;
 
 /// The entry: feed `seed` (i32), one update per tensor.
-pub fn graph(tensors: &[Persistent]) -> Graph {
+pub(super) fn graph(tensors: &[Persistent]) -> Graph {
     let mut graph = Graph::new("init");
     let seed = graph.input("seed", ArgKind::Feed, Type::new(DType::i32, []));
     for tensor in tensors {

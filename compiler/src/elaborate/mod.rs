@@ -7,12 +7,12 @@
 mod block;
 mod context;
 mod form_error;
+mod glob;
 mod init;
 mod model;
 mod nodes;
 mod prune;
 mod scope;
-mod train;
 
 use indexmap::IndexMap;
 

@@ -22,7 +22,7 @@ use crate::spec::syntax::{self, Name};
 use crate::types::Type;
 
 /// A model expanded at the root of the graph.
-pub struct Root {
+pub(super) struct Root {
     /// Its file.
     pub file: Rc<File>,
     /// Its constants.
@@ -34,7 +34,7 @@ pub struct Root {
 }
 
 /// Loads and elaborates a root file.
-pub fn elaborate(
+pub(super) fn elaborate(
     files: &mut Files,
     sink: &mut Sink,
     path: &str,
@@ -85,7 +85,7 @@ fn not_a_model(named: &Name, file: &File) -> Diagnostic {
 }
 
 /// A root file that holds another value than asked for.
-pub fn wrong_file(path: &str, found: &FileSpec, wanted: &str, sources: &SourceMap) -> Diagnostic {
+pub(super) fn wrong_file(path: &str, found: &FileSpec, wanted: &str, sources: &SourceMap) -> Diagnostic {
     let at = sources.files().iter().position(|f| f.path == path).unwrap_or_default();
     let source = crate::source::SourceId(at as u32);
     let span = match found {
@@ -123,7 +123,7 @@ fn read_sets(files: &mut Files, sink: &mut Sink, sets: &[(String, String)]) -> V
 }
 
 /// Expands a model with some of its dims set.
-pub fn expand_model(
+pub(super) fn expand_model(
     cx: &mut Cx,
     file: &Rc<File>,
     spec: &Rc<BlockSpec>,
@@ -178,7 +178,7 @@ pub fn expand_model(
 }
 
 /// A feed: an input at the root, its dims known.
-pub fn add_feed(cx: &mut Cx, env: &Env, input: &InputSpec) -> Option<(String, Value, Span)> {
+pub(super) fn add_feed(cx: &mut Cx, env: &Env, input: &InputSpec) -> Option<(String, Value, Span)> {
     if input.leading {
         let headline = "the shape of a feed must be known";
         cx.sink.push(Diagnostic::error(codes::INPUT_SHAPE, headline, input.span, "`...` stands for any dims"));
@@ -211,7 +211,7 @@ fn finish(cx: &Cx, name: String, model: &Root) -> Option<Elaborated> {
 }
 
 /// The model's outputs as an entry.
-pub fn forward_graph(cx: &Cx, model: &Root) -> crate::graph::Graph {
+pub(super) fn forward_graph(cx: &Cx, model: &Root) -> crate::graph::Graph {
     let fetch = |(n, v): &(String, Value)| (*v, ResultTarget::Fetch(n.clone()));
     extract(&cx.graph, "forward", model.outputs.iter().map(fetch).collect())
 }

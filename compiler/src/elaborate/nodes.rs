@@ -25,7 +25,7 @@ const MAX_LAYERS: u64 = 10_000;
 
 impl Cx<'_, '_> {
     /// Expands a list of nodes into the scope.
-    pub fn elaborate_nodes(&mut self, scope: &mut Scope, nodes: &[NodeSpec]) {
+    pub(super) fn elaborate_nodes(&mut self, scope: &mut Scope, nodes: &[NodeSpec]) {
         let outer = scope.later.clone();
         collect_names(nodes, &mut |name| {
             scope.later.entry(name.text.clone()).or_insert(name.span);
@@ -196,7 +196,7 @@ impl Cx<'_, '_> {
     }
 
     /// Sum of tensors of one type; 0 if there are none.
-    pub fn sum(&mut self, parts: &[Value], origin: &Origin) -> Value {
+    pub(super) fn sum(&mut self, parts: &[Value], origin: &Origin) -> Value {
         match parts {
             [] => self.synth("Fill(0.0, [])", &[], origin),
             [first, rest @ ..] => rest

@@ -10,7 +10,7 @@ use crate::ops::Value;
 use crate::program::ResultTarget;
 
 /// The part of a graph that some outputs depend on.
-pub fn extract(graph: &Graph, name: &str, outputs: Vec<(Value, ResultTarget)>) -> Graph {
+pub(super) fn extract(graph: &Graph, name: &str, outputs: Vec<(Value, ResultTarget)>) -> Graph {
     let mut live: SecondaryMap<Value, bool> = SecondaryMap::new();
     outputs.iter().for_each(|(v, _)| live[*v] = true);
     for node in graph.nodes.values().rev() {

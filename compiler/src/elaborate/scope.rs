@@ -26,7 +26,7 @@ pub enum Const {
 
 /// Constants of a block, inside those of its callers.
 #[derive(Clone, Debug, Default)]
-pub struct Env {
+pub(super) struct Env {
     /// The block's own.
     pub own: IndexMap<String, Const>,
     /// The caller's.
@@ -35,19 +35,19 @@ pub struct Env {
 
 impl Env {
     /// A constant of the block itself.
-    pub fn get(&self, name: &str) -> Option<&Const> {
+    pub(super) fn get(&self, name: &str) -> Option<&Const> {
         self.own.get(name)
     }
 
     /// A constant of the block or of any block around it.
-    pub fn find(&self, name: &str) -> Option<&Const> {
+    pub(super) fn find(&self, name: &str) -> Option<&Const> {
         self.own.get(name).or_else(|| self.parent.as_ref().and_then(|p| p.find(name)))
     }
 }
 
 /// What a node, input or tensor name stands for.
 #[derive(Clone, Debug)]
-pub struct Binding {
+pub(super) struct Binding {
     /// Where it is declared.
     pub span: Span,
     /// Results by name, the first being meant by the bare name; `None` if poisoned.
@@ -56,19 +56,19 @@ pub struct Binding {
 
 impl Binding {
     /// A name for one value.
-    pub fn one(span: Span, value: Value) -> Self {
+    pub(super) fn one(span: Span, value: Value) -> Self {
         Binding { span, values: Some(vec![(String::new(), value)]) }
     }
 
     /// A name whose mistake was reported.
-    pub fn poisoned(span: Span) -> Self {
+    pub(super) fn poisoned(span: Span) -> Self {
         Binding { span, values: None }
     }
 }
 
 /// A block being elaborated.
 #[derive(Clone, Debug)]
-pub struct Scope {
+pub(super) struct Scope {
     /// Path of the instance; empty for the root.
     pub path: String,
     /// Its file, for imports.
@@ -83,24 +83,24 @@ pub struct Scope {
 
 impl Scope {
     /// An empty scope.
-    pub fn new(path: String, file: Rc<File>, env: Rc<Env>) -> Self {
+    pub(super) fn new(path: String, file: Rc<File>, env: Rc<Env>) -> Self {
         Scope { path, file, env, names: IndexMap::new(), later: BTreeMap::new() }
     }
 
     /// Path of a node of this block.
-    pub fn node_path(&self, name: &str) -> String {
+    pub(super) fn node_path(&self, name: &str) -> String {
         join(&self.path, name)
     }
 }
 
 /// `layers.3` and `attn` to `layers.3.attn`.
-pub fn join(path: &str, name: &str) -> String {
+pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// A finished instance of a block, kept for rules that run over instances and for metrics.
 #[derive(Clone, Debug)]
-pub struct Instance {
+pub(super) struct Instance {
     /// Its path.
     pub path: String,
     /// File of its block.

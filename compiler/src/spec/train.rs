@@ -4,7 +4,7 @@
 //! - Run settings do not reach the compiled program.
 
 use super::block::{Constant, InputSpec, read_constant, read_doc, read_dtype, read_imports, read_inputs};
-use super::nodes::{ApplySpec, NodeSpec, optional, quoted_names, read_call, read_nodes, wires};
+use super::nodes::{ApplySpec, NodeSpec, optional, quoted_names, read_call, read_nodes};
 use super::read::{self, Fields, Sink, wrong_kind};
 use super::syntax::{Name, Tree, TreeKind};
 use crate::codes;
@@ -49,10 +49,19 @@ pub struct TrainSpec {
     pub recompute: Vec<Name>,
     /// Mesh axes and their extents.
     pub mesh: Vec<(Name, u64)>,
-    /// Fetch name and the value or glob behind it.
-    pub metrics: Vec<(Name, Name)>,
+    /// Fetch name and what is behind it.
+    pub metrics: Vec<(Name, MetricSpec)>,
     /// Settings of a run.
     pub run: Vec<(Name, f64)>,
+}
+
+/// What a metric shows.
+#[derive(Clone, Debug)]
+pub struct MetricSpec {
+    /// `Grad(..)`: gradients of parameters, not values.
+    pub grad: bool,
+    /// Path or glob.
+    pub pattern: Name,
 }
 
 /// Element types of a training step.
@@ -98,7 +107,7 @@ pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
         precision: read_precision(sink, f.get("precision")),
         recompute: f.get("recompute").map(|t| quoted_names(sink, t)).unwrap_or_default(),
         mesh,
-        metrics: f.get("metrics").map(|t| wires(sink, t)).unwrap_or_default(),
+        metrics: f.get("metrics").map(|t| read_metrics(sink, t)).unwrap_or_default(),
         run: read_run(sink, f.get("run")),
     })
 }
@@ -158,6 +167,23 @@ fn read_mesh(sink: &mut Sink, tree: &Tree) -> Vec<(Name, u64)> {
     };
     let entries = read::map(sink, axes, "a map of axes to extents");
     entries.into_iter().filter_map(|(n, t)| Some((n, at_least_one(sink, t)?))).collect()
+}
+
+fn read_metrics(sink: &mut Sink, tree: &Tree) -> Vec<(Name, MetricSpec)> {
+    let entries = read::map(sink, tree, "a map of names to values");
+    entries
+        .into_iter()
+        .filter_map(|(name, t)| {
+            let (grad, inner) = match &t.kind {
+                TreeKind::Call(c) if t.head() == Some("Grad") && c.items.len() == 1 => {
+                    (true, c.items.first().map(|i| &i.value)?)
+                }
+                _ => (false, t),
+            };
+            let pattern = read::quoted_name(sink, inner, "a path in quotes, or `Grad(\"path\")`")?;
+            Some((name, MetricSpec { grad, pattern }))
+        })
+        .collect()
 }
 
 fn read_run(sink: &mut Sink, tree: Option<&Tree>) -> Vec<(Name, f64)> {

@@ -1,10 +1,8 @@
 //! Contractions against plain f64 loops, at odd and zero sizes.
 
-mod support;
-
+use crate::support::{PlanBuilder, assert_close, noise_tensor, values, whole};
 use perilune_plan::{Contract, DType, Epilogue, KernelDecl, KernelParam, Launch, Loop, StepOp};
 use proptest::prelude::*;
-use support::{PlanBuilder, assert_close, noise_tensor, values, whole};
 
 fn l(extent: u64, a: i64, b: i64, c: i64) -> Loop {
     Loop { extent, a, b, c }
@@ -12,7 +10,7 @@ fn l(extent: u64, a: i64, b: i64, c: i64) -> Loop {
 
 /// `batch × [m, k] · [k, n]`, all row-major.
 fn dense(batch: u64, m: u64, n: u64, k: u64) -> Contract {
-    let (mi, ni, ki) = (m as i64, n as i64, k as i64);
+    let (mi, ki) = (m as i64, k as i64);
     Contract {
         a: whole(0),
         b: whole(1),
@@ -88,7 +86,7 @@ proptest! {
         bf16 in any::<bool>(),
     ) {
         let mut c = dense(batch, m, n, k);
-        let (mi, ni, ki) = (m as i64, n as i64, k as i64);
+        let (mi, ki) = (m as i64, k as i64);
         if transposed[0] { (c.m.a, c.k.a) = (1, mi) }
         if transposed[1] { (c.k.b, c.n.b) = (1, ki) }
         if transposed[2] { (c.m.c, c.n.c) = (1, mi) }

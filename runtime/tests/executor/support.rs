@@ -1,6 +1,4 @@
 //! Small plans for the executor's tests: operands are feeds, results are fetches.
-#![allow(dead_code, reason = "each test file uses a part")]
-
 use perilune_plan::{
     Buffer, DType, Entry, FORMAT_VERSION, FeedDecl, FetchDecl, KernelDecl, Place, Plan, Step,
     StepOp, View,
@@ -8,12 +6,12 @@ use perilune_plan::{
 use perilune_runtime::{HostTensor, Options, RuntimeError, Session};
 
 /// A plan of one entry, `main`, under construction.
-pub struct PlanBuilder {
-    pub plan: Plan,
+pub(crate) struct PlanBuilder {
+    pub(crate) plan: Plan,
 }
 
 impl PlanBuilder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let entry = Entry {
             name: "main".to_owned(),
             feeds: Vec::new(),
@@ -34,7 +32,7 @@ impl PlanBuilder {
         PlanBuilder { plan }
     }
 
-    pub fn entry(&mut self) -> &mut Entry {
+    pub(crate) fn entry(&mut self) -> &mut Entry {
         &mut self.plan.entries[0]
     }
 
@@ -44,7 +42,7 @@ impl PlanBuilder {
     }
 
     /// A feed, named `f0`, `f1`, … in order.
-    pub fn feed(&mut self, dtype: DType, shape: &[u64]) -> u32 {
+    pub(crate) fn feed(&mut self, dtype: DType, shape: &[u64]) -> u32 {
         let index = self.entry().feeds.len() as u32;
         let name = format!("f{index}");
         self.entry().feeds.push(FeedDecl { name, dtype, shape: shape.to_vec() });
@@ -52,35 +50,35 @@ impl PlanBuilder {
     }
 
     /// An arena buffer.
-    pub fn temporary(&mut self, dtype: DType, elems: u64) -> u32 {
+    pub(crate) fn temporary(&mut self, dtype: DType, elems: u64) -> u32 {
         let offset = self.entry().arena_bytes;
         self.entry().arena_bytes = (offset + elems * dtype.bytes()).next_multiple_of(64);
         self.buffer(dtype, elems, Place::Arena(offset))
     }
 
     /// An arena buffer that is fetched, named `r0`, `r1`, … in order.
-    pub fn result(&mut self, dtype: DType, shape: &[u64]) -> u32 {
+    pub(crate) fn result(&mut self, dtype: DType, shape: &[u64]) -> u32 {
         let buffer = self.temporary(dtype, shape.iter().product());
         self.fetch(buffer, shape);
         buffer
     }
 
-    pub fn fetch(&mut self, buffer: u32, shape: &[u64]) {
+    pub(crate) fn fetch(&mut self, buffer: u32, shape: &[u64]) {
         let name = format!("r{}", self.entry().fetches.len());
         self.entry().fetches.push(FetchDecl { name, shape: shape.to_vec(), buffer });
     }
 
-    pub fn kernel(&mut self, decl: KernelDecl) -> u32 {
+    pub(crate) fn kernel(&mut self, decl: KernelDecl) -> u32 {
         self.plan.kernels.push(decl);
         self.plan.kernels.len() as u32 - 1
     }
 
-    pub fn step(&mut self, op: StepOp) {
+    pub(crate) fn step(&mut self, op: StepOp) {
         self.entry().steps.push(Step { op, nodes: vec![0] });
     }
 
     /// Runs `main` with poisoned memory.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         threads: usize,
         feeds: &[HostTensor],
@@ -98,7 +96,7 @@ impl PlanBuilder {
     }
 
     /// Runs with 1, 2 and 3 threads and checks that the bits agree.
-    pub fn run_all(&self, feeds: &[HostTensor]) -> Vec<HostTensor> {
+    pub(crate) fn run_all(&self, feeds: &[HostTensor]) -> Vec<HostTensor> {
         let one = self.run(1, feeds).expect("the plan is valid");
         for threads in [2, 3] {
             let more = self.run(threads, feeds).expect("the plan is valid");
@@ -111,12 +109,12 @@ impl PlanBuilder {
 }
 
 /// The whole of a buffer.
-pub fn whole(buffer: u32) -> View {
+pub(crate) fn whole(buffer: u32) -> View {
     View { buffer, offset: 0 }
 }
 
 /// Numbers in −1..1 that differ from seed to seed.
-pub fn noise(seed: u64, count: u64) -> Vec<f32> {
+pub(crate) fn noise(seed: u64, count: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..count)
         .map(|_| {
@@ -129,17 +127,17 @@ pub fn noise(seed: u64, count: u64) -> Vec<f32> {
 }
 
 /// An f32 tensor of noise.
-pub fn noise_tensor(seed: u64, shape: &[u64]) -> HostTensor {
+pub(crate) fn noise_tensor(seed: u64, shape: &[u64]) -> HostTensor {
     HostTensor::from_f32(shape, &noise(seed, shape.iter().product())).expect("the shape fits")
 }
 
 /// The values as f64.
-pub fn values(tensor: &HostTensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &HostTensor) -> Vec<f64> {
     tensor.to_f32().expect("a floating-point tensor").iter().map(|v| f64::from(*v)).collect()
 }
 
 /// Asserts that each value is near its truth: `|x − y| ≤ tolerance · (1 + |y|)`.
-pub fn assert_close(found: &[f64], truth: &[f64], tolerance: f64, what: &str) {
+pub(crate) fn assert_close(found: &[f64], truth: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), truth.len(), "{what}");
     for (i, (x, y)) in found.iter().zip(truth).enumerate() {
         let near = (x - y).abs() <= tolerance * (1.0 + y.abs()) || x == y;

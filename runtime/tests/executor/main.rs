@@ -1,0 +1,8 @@
+//! The executor: every step against plain f64 loops, the same bits for any number of threads,
+//! typed errors for whatever comes from outside.
+
+mod attention;
+mod contract;
+mod ragged;
+mod session;
+mod support;

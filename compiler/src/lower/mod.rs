@@ -9,13 +9,18 @@
 //! - Blocks are independent, and blocks, lanes and reduction orders depend on shapes alone.
 //! - Contractions, ragged products and attention are plan steps; asking to lower them is an error.
 
+mod clif;
+mod loops;
 mod serial;
+mod tiling;
 
 use perilune_plan::KernelParam;
 
 use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
-use crate::program::Kernel;
+use crate::program::{Kernel, OpKind};
+use crate::scalar::ScalarOp;
+use tiling::Tiling;
 
 /// What a kernel is lowered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,16 +52,71 @@ pub struct Lowered {
     pub numerics: String,
 }
 
+/// Upstream passes that clean the loops.
+const CLEAN: &str = "builtin.module(func.func(canonicalize,cse,loop-invariant-code-motion,cse))";
+
 /// Lowers a loop or serial kernel.
 ///
 /// # Errors
 /// When the kernel holds an op that is a plan step (contractions, attention), or an invariant of
 /// the kernel is broken.
-pub fn lower_kernel(
-    mlir: &Mlir,
-    kernel: &Kernel,
-    target: Target,
-) -> Result<Lowered, InternalError> {
-    let _ = (mlir, target);
-    Err(InternalError::new("lower", format!("kernel `{}` has no loops yet", kernel.name)))
+pub fn lower_kernel(mlir: &Mlir, kernel: &Kernel, target: Target) -> Result<Lowered, InternalError> {
+    let tiling = Tiling::decide(kernel);
+    let text = loops::emit_cpu(kernel, &tiling)?;
+    let mut module = mlir.parse("loops", &text)?;
+    mlir.run("loops", &mut module, CLEAN)?;
+    let loops = mlir.print("loops", &module)?;
+    let params = kernel_params(kernel);
+    let text = clif::emit_clif(&module, &kernel.name, params.len())?;
+    let _ = target;
+    Ok(Lowered {
+        text,
+        loops,
+        blocks: tiling.blocks,
+        threads: 1,
+        bytes: params.iter().map(|p| p.elems * p.dtype.bytes()).sum(),
+        params,
+        flops: flops(kernel),
+        numerics: numerics(kernel),
+    })
+}
+
+/// The arguments of a launch.
+fn kernel_params(kernel: &Kernel) -> Vec<KernelParam> {
+    let inputs = kernel.params.len();
+    loops::argument_types(kernel)
+        .into_iter()
+        .enumerate()
+        .map(|(i, ty)| KernelParam { dtype: ty.dtype, elems: ty.elems(), written: i >= inputs })
+        .collect()
+}
+
+/// Floating-point operations: those of every body at every point, and the combiners.
+fn flops(kernel: &Kernel) -> u64 {
+    let of = |op: &crate::program::KernelOp| match &op.kind {
+        OpKind::Generic(g) => {
+            let counts = |s: &&ScalarOp| matches!(s, ScalarOp::Unary(..) | ScalarOp::Binary(..));
+            let body = g.body.ops.iter().filter(counts).count() as u64;
+            (body + u64::from(g.combine.is_some())) * g.extents.iter().product::<u64>()
+        }
+        OpKind::Slice(_)
+        | OpKind::Concat(_)
+        | OpKind::Pad { .. }
+        | OpKind::Reshape
+        | OpKind::Contract(_)
+        | OpKind::Dialect(_) => 0,
+    };
+    kernel.ops.iter().map(of).sum()
+}
+
+/// What a reader must know of the arithmetic.
+fn numerics(kernel: &Kernel) -> String {
+    let reduces = kernel
+        .ops
+        .iter()
+        .any(|op| matches!(&op.kind, OpKind::Generic(g) if g.combine.is_some()));
+    let order = "; sums in f32, order fixed by extents: along contiguous memory lane i mod 4 of \
+                 accumulator (i / 4) mod unroll, accumulators in pairs, lanes (0+2)+(1+3), then the \
+                 tail; otherwise ascending";
+    format!("f32 arithmetic, a product is contracted into the sum it feeds{}", if reduces { order } else { "" })
 }

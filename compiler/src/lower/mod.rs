@@ -60,7 +60,11 @@ const CLEAN: &str = "builtin.module(func.func(canonicalize,cse,loop-invariant-co
 /// # Errors
 /// When the kernel holds an op that is a plan step (contractions, attention), or an invariant of
 /// the kernel is broken.
-pub fn lower_kernel(mlir: &Mlir, kernel: &Kernel, target: Target) -> Result<Lowered, InternalError> {
+pub fn lower_kernel(
+    mlir: &Mlir,
+    kernel: &Kernel,
+    target: Target,
+) -> Result<Lowered, InternalError> {
     let tiling = Tiling::decide(kernel);
     let text = loops::emit_cpu(kernel, &tiling)?;
     let mut module = mlir.parse("loops", &text)?;
@@ -103,6 +107,7 @@ fn flops(kernel: &Kernel) -> u64 {
         | OpKind::Concat(_)
         | OpKind::Pad { .. }
         | OpKind::Reshape
+        | OpKind::Constant(_)
         | OpKind::Contract(_)
         | OpKind::Dialect(_) => 0,
     };
@@ -111,12 +116,13 @@ fn flops(kernel: &Kernel) -> u64 {
 
 /// What a reader must know of the arithmetic.
 fn numerics(kernel: &Kernel) -> String {
-    let reduces = kernel
-        .ops
-        .iter()
-        .any(|op| matches!(&op.kind, OpKind::Generic(g) if g.combine.is_some()));
+    let reduces =
+        kernel.ops.iter().any(|op| matches!(&op.kind, OpKind::Generic(g) if g.combine.is_some()));
     let order = "; sums in f32, order fixed by extents: along contiguous memory lane i mod 4 of \
                  accumulator (i / 4) mod unroll, accumulators in pairs, lanes (0+2)+(1+3), then the \
                  tail; otherwise ascending";
-    format!("f32 arithmetic, a product is contracted into the sum it feeds{}", if reduces { order } else { "" })
+    format!(
+        "f32 arithmetic, a product is contracted into the sum it feeds{}",
+        if reduces { order } else { "" }
+    )
 }

@@ -67,9 +67,7 @@ pub(crate) fn shape(kernel: &Kernel, v: V) -> &[u64] {
 
 fn common_prefix(shapes: &[&[u64]]) -> usize {
     let Some(first) = shapes.first() else { return 0 };
-    (0..first.len())
-        .take_while(|d| shapes.iter().all(|s| s.get(*d) == Some(&first[*d])))
-        .count()
+    (0..first.len()).take_while(|d| shapes.iter().all(|s| s.get(*d) == Some(&first[*d]))).count()
 }
 
 /// How many leading extents become rows: what reductions need; else enough rows, never the last
@@ -142,7 +140,7 @@ fn visit(
             let deps = reshape_deps(&op.results[0].shape, &dims, from);
             visit(kernel, op.operands[0], deps, seen, mask);
         }
-        OpKind::Contract(_) | OpKind::Dialect(_) => {}
+        OpKind::Constant(_) | OpKind::Contract(_) | OpKind::Dialect(_) => {}
     }
 }
 
@@ -178,6 +176,7 @@ fn work(kernel: &Kernel) -> u64 {
         | OpKind::Concat(_)
         | OpKind::Pad { .. }
         | OpKind::Reshape
+        | OpKind::Constant(_)
         | OpKind::Contract(_)
         | OpKind::Dialect(_) => op.results.iter().map(crate::types::Type::elems).sum::<u64>(),
     };

@@ -14,6 +14,8 @@
 //! - Kernel bodies are SSA, ops in dependency order, every shape static.
 //! - After import every call's kernel holds one graph op; after `fuse`, one fusion group.
 
+pub mod evaluate;
+
 use crate::scalar::Body;
 use crate::types::{DType, Type};
 

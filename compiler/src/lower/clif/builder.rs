@@ -170,7 +170,10 @@ impl Builder {
     /// The function's text.
     pub(super) fn finish(self, name: &str) -> String {
         let Builder { text, slots, .. } = self;
-        format!("function %{name}(i64, i64, i64) system_v {{\n{slots}{}}}\n", text.trim_start_matches('\n'))
+        format!(
+            "function %{name}(i64, i64, i64) system_v {{\n{slots}{}}}\n",
+            text.trim_start_matches('\n')
+        )
     }
 
     /// An f32 constant in every lane.

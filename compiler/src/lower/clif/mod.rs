@@ -21,7 +21,11 @@ use builder::Builder;
 ///
 /// # Errors
 /// When the module holds an operation outside the closed set.
-pub(crate) fn emit_clif(module: &Module<'_>, name: &str, args: usize) -> Result<String, InternalError> {
+pub(crate) fn emit_clif(
+    module: &Module<'_>,
+    name: &str,
+    args: usize,
+) -> Result<String, InternalError> {
     let function = first_op(module)?;
     let region = function.region(0).map_err(|e| error(e.to_string()))?;
     let entry = region.first_block().ok_or_else(|| error("a function without a body"))?;

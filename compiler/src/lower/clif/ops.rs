@@ -78,9 +78,8 @@ fn operation(b: &mut Builder, op: Op<'_, '_>) -> Done {
         "arith.cmpi" => compare(b, op, "icmp", &INTEGER_PREDICATES),
         "arith.cmpf" => compare(b, op, "fcmp", &FLOAT_PREDICATES),
         "arith.select" => select(b, op),
-        "arith.index_cast" | "arith.extsi" | "arith.extui" | "arith.trunci" | "arith.index_castui" => {
-            convert_integer(b, op, name)
-        }
+        "arith.index_cast" | "arith.extsi" | "arith.extui" | "arith.trunci"
+        | "arith.index_castui" => convert_integer(b, op, name),
         "arith.sitofp" | "arith.uitofp" | "arith.fptosi" | "arith.extf" | "arith.truncf" => {
             convert_float(b, op, name)
         }
@@ -93,7 +92,8 @@ const INTEGER_PREDICATES: [&str; 10] =
     ["eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge"];
 /// `cmpf` predicates by number; the first and last are constant and never written.
 const FLOAT_PREDICATES: [&str; 16] = [
-    "", "eq", "gt", "ge", "lt", "le", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "ne", "uno", "",
+    "", "eq", "gt", "ge", "lt", "le", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "ne", "uno",
+    "",
 ];
 
 fn operand<'c, 'a>(op: Op<'c, 'a>, i: usize) -> Result<Value<'c, 'a>, InternalError> {
@@ -163,7 +163,12 @@ fn constant(b: &mut Builder, op: Op<'_, '_>) -> Done {
     Ok(())
 }
 
-fn scalar_constant(b: &mut Builder, text: &str, elem: Elem, mask: bool) -> Result<Name, InternalError> {
+fn scalar_constant(
+    b: &mut Builder,
+    text: &str,
+    elem: Elem,
+    mask: bool,
+) -> Result<Name, InternalError> {
     let bad = || error(format!("constant `{text}` not understood"));
     let int = || text.parse::<i64>().map_err(|_| bad());
     Ok(match elem {
@@ -329,7 +334,8 @@ fn broadcast(b: &mut Builder, op: Op<'_, '_>) -> Done {
 
 fn extract(b: &mut Builder, op: Op<'_, '_>) -> Done {
     let position = attribute(op, "static_position")?;
-    let digits: String = position.chars().skip_while(|c| *c != ':').filter(char::is_ascii_digit).collect();
+    let digits: String =
+        position.chars().skip_while(|c| *c != ':').filter(char::is_ascii_digit).collect();
     let k: usize = digits.parse().map_err(|_| error(format!("position `{position}`")))?;
     let out = result(op, 0)?;
     let x = arg(b, op, 0)?;
@@ -687,7 +693,11 @@ fn scf_for(b: &mut Builder, op: Op<'_, '_>) -> Done {
     let more = b.two("icmp slt", &next, &hi);
     let mut carried = vec![next];
     carried.extend(yields(b, body)?);
-    b.push(&format!("brif {more}, {inner}({}), {after}{}", carried.join(", "), list(&carried[1..])));
+    b.push(&format!(
+        "brif {more}, {inner}({}), {after}{}",
+        carried.join(", "),
+        list(&carried[1..])
+    ));
     b.open(&after, &results);
     for (i, (name, _)) in results.into_iter().enumerate() {
         b.bind(result(op, i)?, name);

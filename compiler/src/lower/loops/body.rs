@@ -119,7 +119,7 @@ impl Emitter {
         let text = if a.ty.elem.is_float() {
             let name = match cmp {
                 Cmp::Eq => "oeq",
-                Cmp::Ne => "une",
+                Cmp::Ne => "one",
                 Cmp::Lt => "olt",
                 Cmp::Le => "ole",
                 Cmp::Gt => "ogt",
@@ -144,7 +144,12 @@ impl Emitter {
     pub(crate) fn shuffle(&mut self, val: Val, distance: u32, threads: u32) -> Val {
         let i32_ = Ty { elem: Elem::I32, lanes: 1 };
         let (by, width) = (self.int(i64::from(distance), i32_), self.int(i64::from(threads), i32_));
-        self.first(val.ty, Elem::I1, &[val], format!("gpu.shuffle xor {val}, {by}, {width} : {}", val.ty))
+        self.first(
+            val.ty,
+            Elem::I1,
+            &[val],
+            format!("gpu.shuffle xor {val}, {by}, {width} : {}", val.ty),
+        )
     }
 
     /// A function of one value.
@@ -185,7 +190,7 @@ impl Emitter {
         let (zero, one, minus) = (of(self, 0.0), of(self, 1.0), of(self, -1.0));
         let below = self.compare(Cmp::Lt, x, zero);
         let above = self.compare(Cmp::Gt, x, zero);
-        let negative = self.select(below, minus, zero);
+        let negative = self.select(below, minus, x);
         self.select(above, one, negative)
     }
 
@@ -208,9 +213,9 @@ impl Emitter {
             Binary::Mul if float => "arith.mulf",
             Binary::Mul => "arith.muli",
             Binary::Div if float => "arith.divf",
-            Binary::Div => "arith.divsi",
+            Binary::Div => return self.divide("arith.divsi", a, b),
             Binary::Rem if float => "arith.remf",
-            Binary::Rem => "arith.remsi",
+            Binary::Rem => return self.divide("arith.remsi", a, b),
             Binary::Max if float => "arith.maximumf",
             Binary::Max => "arith.maxsi",
             Binary::Min if float => "arith.minimumf",
@@ -219,8 +224,8 @@ impl Emitter {
             Binary::And => "arith.andi",
             Binary::Or => "arith.ori",
             Binary::Xor => "arith.xori",
-            Binary::Shl => "arith.shli",
-            Binary::Shr => "arith.shrui",
+            Binary::Shl => return self.shift("arith.shli", a, b),
+            Binary::Shr => return self.shift("arith.shrui", a, b),
             Binary::MulHiU => {
                 let (a, b) = self.level(a, b);
                 let text = format!("arith.mului_extended {a}, {b} : {}", a.ty);
@@ -228,6 +233,26 @@ impl Emitter {
             }
         };
         self.two(name, a, b)
+    }
+
+    /// Integer division: 0 for a divisor of 0, and no trap for the least integer over −1.
+    fn divide(&mut self, name: &str, a: Val, b: Val) -> Val {
+        let (zero, one, minus) = (self.int(0, b.ty), self.int(1, b.ty), self.int(-1, b.ty));
+        let is_zero = self.compare(Cmp::Eq, b, zero);
+        let is_minus = self.compare(Cmp::Eq, b, minus);
+        let special = self.two("arith.ori", is_zero, is_minus);
+        let divisor = self.select(special, one, b);
+        let usual = self.two(name, a, divisor);
+        let negated = if name == "arith.divsi" { self.unary(Unary::Neg, a) } else { zero };
+        let usual = self.select(is_minus, negated, usual);
+        self.select(is_zero, zero, usual)
+    }
+
+    /// A shift by the low five bits of the amount.
+    fn shift(&mut self, name: &str, a: Val, b: Val) -> Val {
+        let mask = self.int(31, b.ty);
+        let amount = self.two("arith.andi", b, mask);
+        self.two(name, a, amount)
     }
 
     /// A conversion between dtypes; values of narrow floats are held, rounded, in f32.

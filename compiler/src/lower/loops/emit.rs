@@ -311,7 +311,8 @@ impl Emitter {
                 name
             } else {
                 let by = self.index_const(c);
-                self.op_at(depth, ty, format!("arith.muli {name}, {by} overflow<nsw> : index")).to_string()
+                self.op_at(depth, ty, format!("arith.muli {name}, {by} overflow<nsw> : index"))
+                    .to_string()
             };
             sum = Some(match sum {
                 None => (depth, scaled),

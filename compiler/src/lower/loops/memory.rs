@@ -89,7 +89,11 @@ fn store_at(e: &mut Emitter, slot: Slot, index: Val, val: Val, align: bool) {
     let text = match raw.ty.lanes {
         1 => format!("memref.store {raw}, {name}[{index}] : {memref}"),
         _ => {
-            format!("vector.store {raw}, {name}[{index}]{} : {memref}, {}", alignment(slot, align), raw.ty)
+            format!(
+                "vector.store {raw}, {name}[{index}]{} : {memref}, {}",
+                alignment(slot, align),
+                raw.ty
+            )
         }
     };
     e.effect(&text);

@@ -5,7 +5,7 @@
 //!   does not cover is clamped and selected away, and computed indices are clamped.
 //! - Lanes follow the index: an index that carries lanes gives a vector, any other a scalar.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::emit::{Elem, Emitter, Ty, Val};
 use super::index::{Index, Lin, Source, Var, VarInfo, flatten};
@@ -44,6 +44,8 @@ pub(crate) struct Pull<'k> {
     pub(crate) emit: Emitter,
     /// Memory of each kernel argument: parameters, then results.
     pub(crate) memory: Vec<Val>,
+    /// Memory of each constant whose elements differ.
+    tables: BTreeMap<V, Val>,
     /// Computed indices already in a variable.
     computed: HashMap<(Vec<Val>, u64), Var>,
     quotients: HashMap<(Lin, i64), Var>,
@@ -63,7 +65,10 @@ impl<'k> Pull<'k> {
         let mut types: Vec<&Type> = kernel.params.iter().collect();
         for (i, op) in kernel.ops.iter().enumerate() {
             if op.results.len() != 1 {
-                return Err(InternalError::new("loops", "an op with several results in a loop kernel"));
+                return Err(InternalError::new(
+                    "loops",
+                    "an op with several results in a loop kernel",
+                ));
             }
             defs.push(Def::Op(i));
             types.push(&op.results[0]);
@@ -72,7 +77,7 @@ impl<'k> Pull<'k> {
         let mut emit = Emitter::new();
         let args = kernel.params.len() + kernel.results.len();
         let memory = (0..args).map(|_| emit.argument(Elem::Index)).collect();
-        Ok(Pull {
+        let mut pull = Pull {
             kernel,
             defs,
             types,
@@ -83,7 +88,48 @@ impl<'k> Pull<'k> {
             groups: None,
             team: None,
             scalar_only,
-        })
+            tables: BTreeMap::new(),
+        };
+        pull.fill_tables();
+        Ok(pull)
+    }
+
+    /// Puts the constants whose elements differ on the stack, before anything reads them.
+    pub(crate) fn fill_tables(&mut self) {
+        for (i, op) in self.kernel.ops.iter().enumerate() {
+            let OpKind::Constant(bits) = &op.kind else { continue };
+            if bits.iter().all(|b| *b == bits[0]) {
+                continue;
+            }
+            let v = V((self.kernel.params.len() + i) as u32);
+            let ty = self.ty(v);
+            let memref = memory::memref(ty.dtype, ty.elems());
+            let any = Ty { elem: Elem::Index, lanes: 1 };
+            let table = self.emit.effect_value(any, &format!("memref.alloca() : {memref}"));
+            let slot = memory::Slot::new(table, ty);
+            for (k, b) in bits.iter().enumerate() {
+                let val = self.constant_value(*b, ty.dtype);
+                memory::store(&mut self.emit, slot, &Lin::constant(k as i64), val);
+            }
+            self.tables.insert(v, table);
+        }
+    }
+
+    fn constant_value(&mut self, bits: u64, dtype: DType) -> Val {
+        let (value, ty) = (f64::from_bits(bits), Ty { elem: Elem::compute(dtype), lanes: 1 });
+        let val = match ty.elem.is_float() {
+            true => self.emit.float(value, ty),
+            false => self.emit.int(value as i64, ty),
+        };
+        self.emit.round(val, dtype)
+    }
+
+    fn table_element(&mut self, v: V, bits: &[u64], at: &Index) -> Val {
+        let ty = self.ty(v);
+        match self.tables.get(&v).copied() {
+            Some(table) => self.load(memory::Slot::new(table, ty), ty, at),
+            None => self.constant_value(bits.first().copied().unwrap_or(0), ty.dtype),
+        }
     }
 
     /// Type of a value.
@@ -97,7 +143,10 @@ impl<'k> Pull<'k> {
             return Ok(val);
         }
         let val = match self.defs[v.0 as usize] {
-            Def::Param(p) => self.load(p, at),
+            Def::Param(p) => {
+                let ty = self.ty(v);
+                self.load(memory::Slot::new(self.memory[p], ty), ty, at)
+            }
             Def::Op(i) => self.op_element(v, i, at)?,
         };
         self.emit.remember(v, at, val);
@@ -122,12 +171,15 @@ impl<'k> Pull<'k> {
                 self.element(op.operands[0], &at)
             }
             OpKind::Concat(dim) => self.concat(&op.operands, *dim as usize, at),
-            OpKind::Pad { low, value, .. } => self.pad(op.operands[0], low, f64::from_bits(*value), at),
+            OpKind::Pad { low, value, .. } => {
+                self.pad(op.operands[0], low, f64::from_bits(*value), at)
+            }
             OpKind::Reshape => {
                 let to = self.ty(op.operands[0]).shape.clone();
                 let at = self.reindex(flatten(at, &op.results[0].shape), &to);
                 self.element(op.operands[0], &at)
             }
+            OpKind::Constant(bits) => Ok(self.table_element(v, bits, at)),
             OpKind::Contract(_) | OpKind::Dialect(_) => {
                 Err(InternalError::new("loops", "a plan step inside a loop kernel"))
             }
@@ -135,15 +187,18 @@ impl<'k> Pull<'k> {
     }
 
     /// The body of a generic at an iteration point.
-    pub(crate) fn body(&mut self, g: &Generic, operands: &[V], iter: &[Lin]) -> Result<Val, InternalError> {
+    pub(crate) fn body(
+        &mut self,
+        g: &Generic,
+        operands: &[V],
+        iter: &[Lin],
+    ) -> Result<Val, InternalError> {
         let result = g.body.results[0];
         let mut live = vec![false; g.body.ops.len()];
         live[result.0 as usize] = true;
         for i in (0..g.body.ops.len()).rev() {
             if live[i] {
-                for s in operands_of(&g.body.ops[i]) {
-                    live[s.0 as usize] = true;
-                }
+                g.body.ops[i].operands(&mut |s| live[s.0 as usize] = true);
             }
         }
         let mut vals: Vec<Option<(Val, DType)>> = vec![None; g.body.ops.len()];
@@ -173,8 +228,10 @@ impl<'k> Pull<'k> {
             ScalarOp::Arg(n) => {
                 let operand = operands[*n as usize];
                 let map = &g.maps[*n as usize];
-                let at: Index =
-                    map.iter().map(|d| d.map_or(Lin::default(), |d| iter[d as usize].clone())).collect();
+                let at: Index = map
+                    .iter()
+                    .map(|d| d.map_or(Lin::default(), |d| iter[d as usize].clone()))
+                    .collect();
                 (self.element(operand, &at)?, self.ty(operand).dtype)
             }
             ScalarOp::Float(bits, dtype) => {
@@ -218,12 +275,10 @@ impl<'k> Pull<'k> {
         })
     }
 
-    /// Element of a parameter: a vector load where lanes are neighbours in memory, one load where
+    /// Element of a memory: a vector load where lanes are neighbours in memory, one load where
     /// they coincide, else one load per lane.
-    fn load(&mut self, param: usize, at: &Index) -> Val {
-        let ty = &self.kernel.params[param];
+    fn load(&mut self, slot: memory::Slot, ty: &Type, at: &Index) -> Val {
         let flat = flatten(at, &ty.shape);
-        let slot = memory::Slot::new(self.memory[param], ty);
         if !flat.has_lanes(&self.emit.vars) {
             return memory::load(&mut self.emit, slot, &flat, 1);
         }
@@ -278,7 +333,9 @@ impl<'k> Pull<'k> {
         let each: Vec<String> = (0..ty.lanes)
             .map(|k| {
                 let lane = self.emit.lane(clamped, k);
-                self.emit.op(index, &[lane], format!("arith.index_cast {lane} : i32 to index")).to_string()
+                self.emit
+                    .op(index, &[lane], format!("arith.index_cast {lane} : i32 to index"))
+                    .to_string()
             })
             .collect();
         let source = match each.as_slice() {
@@ -300,7 +357,9 @@ impl<'k> Pull<'k> {
         }
         for (d, extent) in shape.iter().enumerate() {
             outer /= *extent as i64;
-            if d + 1 == shape.len() || *extent == 1 && outer > 1 && rest.range(&self.emit.vars).1 < outer {
+            if d + 1 == shape.len()
+                || *extent == 1 && outer > 1 && rest.range(&self.emit.vars).1 < outer
+            {
                 if d + 1 == shape.len() {
                     out[d] = rest.clone();
                 }
@@ -326,11 +385,12 @@ impl<'k> Pull<'k> {
         // The remainder is bounded by `n`, which the sum does not show; name it so that it is known.
         let depth = r.depth(&self.emit.vars);
         let source = self.source_of(&r);
-        let align = if lin.multiple_of(i64::from(LANES), &self.emit.vars) && n % i64::from(LANES) == 0 {
-            i64::from(LANES)
-        } else {
-            1
-        };
+        let align =
+            if lin.multiple_of(i64::from(LANES), &self.emit.vars) && n % i64::from(LANES) == 0 {
+                i64::from(LANES)
+            } else {
+                1
+            };
         let var = self.emit.var(VarInfo { source, depth, lo: 0, hi: n - 1, align });
         (q, Lin::var(var))
     }
@@ -352,7 +412,8 @@ impl<'k> Pull<'k> {
         let each: Vec<String> = (0..count)
             .map(|k| {
                 let value = self.emit.index_value(lin, k);
-                let q = self.emit.op(index, &[value, by], format!("arith.divui {value}, {by} : index"));
+                let q =
+                    self.emit.op(index, &[value, by], format!("arith.divui {value}, {by} : index"));
                 depth = q.depth;
                 q.to_string()
             })
@@ -403,7 +464,9 @@ impl<'k> Pull<'k> {
                 }
             });
         }
-        out.ok_or_else(|| InternalError::new("loops", "an index outside every operand of a concatenation"))
+        out.ok_or_else(|| {
+            InternalError::new("loops", "an index outside every operand of a concatenation")
+        })
     }
 
     fn pad(&mut self, v: V, low: &[u64], value: f64, at: &Index) -> Result<Val, InternalError> {
@@ -457,16 +520,5 @@ impl<'k> Pull<'k> {
     fn clamped(&mut self, lin: &Lin, extent: i64) -> Lin {
         let val = self.index_as_i32(lin);
         self.computed_index(&[val], extent as u64)
-    }
-}
-
-/// What a scalar operation reads.
-fn operands_of(op: &ScalarOp) -> Vec<S> {
-    match op {
-        ScalarOp::Arg(_) | ScalarOp::Float(..) | ScalarOp::Int(..) | ScalarOp::Index(_) => Vec::new(),
-        ScalarOp::Load(_, at) => at.clone(),
-        ScalarOp::Unary(_, x) | ScalarOp::Cast(x, _) => vec![*x],
-        ScalarOp::Binary(_, x, y) | ScalarOp::Cmp(_, x, y) => vec![*x, *y],
-        ScalarOp::Select(c, x, y) => vec![*c, *x, *y],
     }
 }

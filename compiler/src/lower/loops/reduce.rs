@@ -255,8 +255,9 @@ impl Pull<'_> {
 
     /// Type a reduction accumulates in.
     fn accumulator(&self, g: &Generic, operands: &[V]) -> Result<Elem, InternalError> {
-        let dtype = body_dtype(g, &|n| self.ty(operands[n]).dtype)
-            .ok_or_else(|| InternalError::new("loops", "a body without a type"))?;
+        let dtypes: Vec<DType> = operands.iter().map(|v| self.ty(*v).dtype).collect();
+        let (args, loads) = dtypes.split_at(g.maps.len());
+        let dtype = g.body.dtypes(args, loads)[g.body.results[0].0 as usize];
         match (dtype, g.combine) {
             (DType::i1, Some(Combine::Sum)) => {
                 Err(InternalError::new("loops", "a sum of truth values"))
@@ -311,23 +312,4 @@ pub(crate) fn is_horizontal(g: &Generic) -> bool {
         .filter(|m| m.len() == widest)
         .filter_map(|m| m.last().copied().flatten())
         .any(|d| !g.out.contains(&d))
-}
-
-/// Dtype of what a body yields.
-pub(crate) fn body_dtype(g: &Generic, operand: &dyn Fn(usize) -> DType) -> Option<DType> {
-    use crate::scalar::ScalarOp;
-    let mut types: Vec<DType> = Vec::with_capacity(g.body.ops.len());
-    for op in &g.body.ops {
-        types.push(match op {
-            ScalarOp::Arg(n) => operand(*n as usize),
-            ScalarOp::Load(n, _) => operand(g.maps.len() + *n as usize),
-            ScalarOp::Float(_, d) | ScalarOp::Int(_, d) | ScalarOp::Cast(_, d) => *d,
-            ScalarOp::Index(_) => DType::i32,
-            ScalarOp::Cmp(..) => DType::i1,
-            ScalarOp::Unary(_, x) | ScalarOp::Binary(_, x, _) | ScalarOp::Select(_, x, _) => {
-                *types.get(x.0 as usize)?
-            }
-        });
-    }
-    types.get(g.body.results.first()?.0 as usize).copied()
 }

@@ -59,6 +59,9 @@ fn attributes(t: &Tiling) -> String {
 impl Pull<'_> {
     /// Everything a range of blocks does.
     fn blocks(&mut self, tiling: &Tiling, begin: Val, end: Val) -> Result<(), InternalError> {
+        if tiling.blocks == 0 {
+            return Ok(());
+        }
         let per_block = self.emit.index_const(tiling.per_block as i64);
         let total = tiling.columns.unwrap_or_else(|| tiling.rows.iter().product());
         let limit = self.emit.index_const(total as i64);
@@ -136,6 +139,9 @@ impl Pull<'_> {
         (lo, hi, extent): (Val, Val, u64),
         unroll: u32,
     ) -> Result<(), InternalError> {
+        if extent == 0 {
+            return Ok(());
+        }
         let extent = extent as i64;
         let mut unroll = i64::from(unroll);
         while unroll > 1 && extent < unroll * i64::from(LANES) {

@@ -91,8 +91,7 @@ fn arguments(kernel: &Kernel, seed: u64) -> Vec<Tensor> {
 }
 
 fn result_type(kernel: &Kernel, v: V) -> &Type {
-    let i = v.0 as usize;
-    kernel.params.get(i).unwrap_or_else(|| &kernel.ops[i - kernel.params.len()].results[0])
+    kernel.ty(v)
 }
 
 /// Runs a kernel over every block, in two uneven ranges.

@@ -65,23 +65,34 @@ pub fn lower_kernel(
     kernel: &Kernel,
     target: Target,
 ) -> Result<Lowered, InternalError> {
-    let tiling = Tiling::decide(kernel);
-    let text = loops::emit_cpu(kernel, &tiling)?;
+    match target {
+        Target::Cpu => lower_cpu(mlir, kernel),
+        Target::Sm90a => Err(InternalError::new("lower", "no PTX for loop kernels")),
+    }
+}
+
+/// Loops over blocks, cleaned upstream, then CLIF.
+fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
+    let (text, blocks, flops, numerics) = if serial::serial_op(kernel).is_some() {
+        let serial = serial::emit(kernel, serial::Grain::Core)?;
+        (serial.as_func(&kernel.name), serial.units, serial.flops, serial.numerics)
+    } else {
+        let tiling = Tiling::decide(kernel);
+        let text = loops::emit_cpu(kernel, &tiling)?;
+        (text, tiling.blocks, flops(kernel), numerics(kernel))
+    };
     let mut module = mlir.parse("loops", &text)?;
     mlir.run("loops", &mut module, CLEAN)?;
-    let loops = mlir.print("loops", &module)?;
     let params = kernel_params(kernel);
-    let text = clif::emit_clif(&module, &kernel.name, params.len())?;
-    let _ = target;
     Ok(Lowered {
-        text,
-        loops,
-        blocks: tiling.blocks,
+        loops: mlir.print("loops", &module)?,
+        text: clif::emit_clif(&module, &kernel.name, params.len())?,
+        blocks,
         threads: 1,
         bytes: params.iter().map(|p| p.elems * p.dtype.bytes()).sum(),
         params,
-        flops: flops(kernel),
-        numerics: numerics(kernel),
+        flops,
+        numerics,
     })
 }
 

@@ -58,11 +58,7 @@ impl Tiling {
 
 /// Shape of a value.
 pub(crate) fn shape(kernel: &Kernel, v: V) -> &[u64] {
-    let i = v.0 as usize;
-    match kernel.params.get(i) {
-        Some(p) => &p.shape,
-        None => &kernel.ops[i - kernel.params.len()].results[0].shape,
-    }
+    &kernel.ty(v).shape
 }
 
 fn common_prefix(shapes: &[&[u64]]) -> usize {

@@ -537,6 +537,12 @@ fn convert_integer(b: &mut Builder, op: Op<'_, '_>, name: &str) -> Done {
         (Elem::I8, Elem::I32, false) => b.one("sextend.i32", &x),
         (Elem::I1, Elem::I32, false) => mask_lane(b, &x),
         (Elem::I1, Elem::Index, false) => b.one("uextend.i64", &x),
+        (Elem::I32, Elem::I8, false) => b.one("ireduce.i8", &x),
+        (Elem::I32 | Elem::I8, Elem::I1, false) => {
+            let byte = if from.elem == Elem::I8 { x } else { b.one("ireduce.i8", &x) };
+            let one = b.def("iconst.i8 1");
+            b.two("band", &byte, &one)
+        }
         (_, _, _) => return Err(error(format!("conversion `{op}` has no CLIF"))),
     };
     b.bind(out, val);

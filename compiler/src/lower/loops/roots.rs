@@ -38,11 +38,7 @@ pub(crate) fn emit_cpu(kernel: &Kernel, tiling: &Tiling) -> Result<String, Inter
 
 /// Types of a lowered kernel's arguments: parameters, then results.
 pub(crate) fn argument_types(kernel: &Kernel) -> Vec<&Type> {
-    let result = |v: &crate::program::V| {
-        let i = v.0 as usize;
-        kernel.params.get(i).unwrap_or_else(|| &kernel.ops[i - kernel.params.len()].results[0])
-    };
-    kernel.params.iter().chain(kernel.results.iter().map(result)).collect()
+    kernel.params.iter().chain(kernel.results.iter().map(|v| kernel.ty(*v))).collect()
 }
 
 fn attributes(t: &Tiling) -> String {

@@ -5,10 +5,10 @@
 //! - Calls are in dependency order before and after every pass, and slots are numbered in call order.
 //! - Near-linear in the number of calls: the full Kimi-K2 step has tens of thousands.
 
-pub mod bufferise;
 pub mod canonicalize_cse;
-pub mod pointwise;
 pub mod schedule;
+pub mod bufferise;
+pub mod pointwise;
 
 use crate::program::{EntryFn, Kernel, Program, Slot};
 

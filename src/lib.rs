@@ -18,4 +18,6 @@ pub mod corpus;
 pub mod metrics;
 pub mod training;
 pub mod report;
+pub mod summary;
+pub mod dot;
 pub mod commands;

@@ -108,7 +108,6 @@ type Written = (u64, u64, &'static str);
 
 /// A kernel being written.
 struct Cx<'k> {
-    op: &'k KernelOp,
     grain: Grain,
     code: Code,
     arguments: Vec<Memory>,
@@ -139,7 +138,7 @@ impl<'k> Cx<'k> {
             arguments.push(memory.clone());
             results[made].push(memory);
         }
-        Ok(Cx { op, grain, code: Code::default(), arguments, operands, results })
+        Ok(Cx { grain, code: Code::default(), arguments, operands, results })
     }
 
     /// An operand and its type.

@@ -11,6 +11,7 @@
 
 mod clif;
 mod loops;
+mod ptx;
 mod serial;
 mod tiling;
 

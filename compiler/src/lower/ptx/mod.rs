@@ -1,0 +1,107 @@
+//! PTX for NVIDIA GPUs, of loop and serial kernels.
+//!
+//! # Invariants
+//! - One pointer parameter per kernel argument; the grid is the blocks, along x.
+//! - What a thread computes depends on shapes alone; reductions across threads are butterflies in
+//!   a fixed order.
+//! - The text needs no library and no linking.
+
+mod assemble;
+mod serial;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+
+use crate::diagnostic::InternalError;
+use crate::lower::serial as serial_loops;
+use crate::mlir::Mlir;
+use crate::program::Kernel;
+
+/// A GPU architecture PTX is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chip {
+    /// As ptxas calls it.
+    pub(crate) name: &'static str,
+    /// Features of LLVM's backend: the PTX version.
+    pub(crate) features: &'static str,
+}
+
+/// NVIDIA Hopper with its architecture-specific instructions.
+pub(crate) const SM_90A: Chip = Chip { name: "sm_90a", features: "+ptx80" };
+/// NVIDIA Ampere.
+pub(crate) const SM_80: Chip = Chip { name: "sm_80", features: "+ptx80" };
+
+/// Threads of a warp.
+pub(crate) const WARP: u32 = 32;
+
+/// A kernel in the gpu dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GpuKernel {
+    /// Symbol.
+    pub(crate) name: String,
+    /// Parameters as MLIR writes them: flat memories.
+    pub(crate) parameters: Vec<String>,
+    /// Operations, without a terminator; thread and block numbers included.
+    pub(crate) body: String,
+    /// Number of blocks (CTAs).
+    pub(crate) blocks: u64,
+    /// Threads of a block.
+    pub(crate) threads: u32,
+    /// Additions or comparisons of one launch.
+    pub(crate) flops: u64,
+    /// Accumulation type and reduction order, in words.
+    pub(crate) numerics: String,
+}
+
+impl GpuKernel {
+    /// The kernel as a module of its own.
+    pub(crate) fn as_module(&self) -> String {
+        let mut out = String::from("module attributes {gpu.container_module} {\n");
+        let _ = writeln!(out, "gpu.module @kernels {{");
+        let _ = writeln!(
+            out,
+            "gpu.func @{}({}) kernel attributes {{known_block_size = array<i32: {}, 1, 1>}} {{",
+            self.name,
+            self.parameters.join(", "),
+            self.threads
+        );
+        let _ = writeln!(out, "{}gpu.return\n}}\n}}\n}}", self.body);
+        out
+    }
+}
+
+/// Maps a kernel to threads.
+///
+/// # Errors
+/// When the kernel holds a plan step or breaks an invariant.
+pub(crate) fn map(kernel: &Kernel) -> Result<GpuKernel, InternalError> {
+    check_symbol(&kernel.name)?;
+    if serial_loops::serial_op(kernel).is_some() {
+        return serial::map(kernel);
+    }
+    Err(InternalError::new("ptx", format!("`{}` has no GPU mapping", kernel.name)))
+}
+
+/// PTX of a mapped kernel.
+///
+/// # Errors
+/// When a pass refuses it.
+pub(crate) fn assemble(
+    mlir: &Mlir,
+    kernel: &GpuKernel,
+    chip: &Chip,
+) -> Result<String, InternalError> {
+    assemble::to_ptx(mlir, chip, &kernel.as_module())
+}
+
+/// PTX names are letters, digits, `_` and `$`; any other would be mangled.
+fn check_symbol(name: &str) -> Result<(), InternalError> {
+    let mut chars = name.chars();
+    let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if first && chars.all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Ok(());
+    }
+    Err(InternalError::new("ptx", format!("`{name}` is not a PTX name")))
+}

@@ -15,6 +15,7 @@
 //! one trusts a shared library.
 
 pub mod device;
+pub mod io;
 mod error;
 pub mod profile;
 mod session;

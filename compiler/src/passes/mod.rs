@@ -6,8 +6,12 @@
 //! - Near-linear in the number of calls: the full Kimi-K2 step has tens of thousands.
 
 pub mod canonicalize_cse;
+pub mod views;
+pub mod fuse;
 pub mod schedule;
 pub mod bufferise;
+mod facts;
+mod merge;
 pub mod pointwise;
 
 use crate::program::{EntryFn, Kernel, Program, Slot};

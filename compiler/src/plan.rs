@@ -8,7 +8,7 @@
 
 mod contract;
 mod dialect;
-mod view;
+
 
 use std::collections::HashMap;
 

@@ -6,13 +6,13 @@
 //!
 //! # Invariants
 //! - A contraction or attention only gets views that the plan can express
-//!   ([`crate::plan::view`]'s rules).
+//!   ([`crate::program::view`]'s rules).
 
 use std::collections::HashMap;
 
 use super::canonicalize_cse;
 use super::merge::{Interner, Member, merge};
-use crate::plan::view::trace;
+use crate::program::view::trace;
 use crate::program::{Call, DialectOp, EntryFn, Kernel, OpKind, Program, Slot};
 use crate::scalar::ScalarOp;
 

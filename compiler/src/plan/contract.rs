@@ -8,7 +8,7 @@
 use perilune_plan as plan;
 use plan::Loop;
 
-use super::view::{Strided, contiguous, trace};
+use crate::program::view::{Strided, contiguous, trace};
 use super::{broken, not_a_view};
 use crate::diagnostic::InternalError;
 use crate::program::{ContractDims, Kernel, OpKind};

@@ -6,7 +6,7 @@
 use perilune_plan as plan;
 use plan::{AttentionShape, HeadsView, View};
 
-use super::view::{Strided, contiguous, trace};
+use crate::program::view::{Strided, contiguous, trace};
 use super::{broken, not_a_view};
 use crate::diagnostic::InternalError;
 use crate::program::{DialectOp, Kernel, KernelOp};

@@ -16,6 +16,8 @@
 
 pub mod evaluate;
 
+pub(crate) mod view;
+
 use crate::scalar::Body;
 use crate::types::{DType, Type};
 

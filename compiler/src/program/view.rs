@@ -10,19 +10,19 @@ use crate::types::Type;
 
 /// A strided view of a kernel parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Strided {
+pub(crate) struct Strided {
     /// Which parameter.
-    pub(super) param: usize,
+    pub(crate) param: usize,
     /// Element of the first index.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Extents.
-    pub(super) shape: Vec<u64>,
+    pub(crate) shape: Vec<u64>,
     /// Elements between neighbours in each dimension; 0 where it is broadcast.
-    pub(super) strides: Vec<i64>,
+    pub(crate) strides: Vec<i64>,
 }
 
 /// Row-major strides of a shape.
-pub(super) fn contiguous(shape: &[u64]) -> Vec<i64> {
+pub(crate) fn contiguous(shape: &[u64]) -> Vec<i64> {
     let mut strides = vec![1i64; shape.len()];
     for d in (0..shape.len().saturating_sub(1)).rev() {
         strides[d] = strides[d + 1] * shape[d + 1] as i64;
@@ -31,7 +31,7 @@ pub(super) fn contiguous(shape: &[u64]) -> Vec<i64> {
 }
 
 /// The view a value is, if it is one.
-pub(super) fn trace(kernel: &Kernel, value: V) -> Option<Strided> {
+pub(crate) fn trace(kernel: &Kernel, value: V) -> Option<Strided> {
     let Some((_, op)) = kernel.def(value) else {
         let shape = kernel.params[value.0 as usize].shape.clone();
         let strides = contiguous(&shape);

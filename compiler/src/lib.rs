@@ -15,6 +15,7 @@
 //! - Modules use only what stands above them in the list below.
 
 pub mod codes;
+pub mod compile;
 pub mod diagnostic;
 pub mod elaborate;
 pub mod graph;

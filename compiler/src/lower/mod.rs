@@ -32,6 +32,16 @@ pub enum Target {
     Sm90a,
 }
 
+impl Target {
+    /// Its name in a plan.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Cpu => "cpu",
+            Target::Sm90a => "sm_90a",
+        }
+    }
+}
+
 /// A lowered kernel, ready for a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lowered {

@@ -1,0 +1,56 @@
+//! The pipeline from graphs to a plan, in the order it runs.
+//!
+//! # Invariants
+//! - A function of the graphs and the target: same input, same plan.
+
+use perilune_plan::{KernelDecl, Plan};
+
+use crate::diagnostic::InternalError;
+use crate::graph::Graph;
+use crate::import::import;
+use crate::lower::{Lowered, Target, lower_kernel};
+use crate::mlir::Mlir;
+use crate::passes::fuse::Decision;
+use crate::passes::{bufferise, canonicalize_cse, fuse, schedule, views};
+use crate::plan;
+use crate::program::{Kernel, Program};
+
+/// What the pipeline made on the way to a plan.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The program after the last pass.
+    pub program: Program,
+    /// Every fusion tried, with its outcome.
+    pub decisions: Vec<Decision>,
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// Compiles graphs, each an entry of the plan.
+///
+/// # Errors
+/// A broken invariant: a bug of the compiler, not of the spec.
+pub fn compile(name: &str, graphs: &[&Graph], target: Target) -> Result<Compiled, InternalError> {
+    let mut program = import(name, graphs);
+    let decisions = optimize(&mut program);
+    let mlir = Mlir::new();
+    let mut text = |kernel: &Kernel| lower_kernel(&mlir, kernel, target).map(|l| declare(kernel, l));
+    let plan = plan::build(&program, target.name(), &mut text)?;
+    Ok(Compiled { program, decisions, plan })
+}
+
+/// The passes between import and lowering.
+pub fn optimize(program: &mut Program) -> Vec<Decision> {
+    canonicalize_cse::run(program);
+    views::run(program);
+    let decisions = fuse::run(program);
+    canonicalize_cse::run(program);
+    schedule::run(program);
+    bufferise::run(program);
+    decisions
+}
+
+fn declare(kernel: &Kernel, lowered: Lowered) -> KernelDecl {
+    let Lowered { text, blocks, threads, params, flops, bytes, numerics, .. } = lowered;
+    KernelDecl { name: kernel.name.clone(), text, params, blocks, threads, flops, bytes, numerics }
+}

@@ -6,6 +6,7 @@
 use perilune_plan::{KernelDecl, Plan};
 
 use crate::diagnostic::InternalError;
+use crate::elaborate::Elaborated;
 use crate::graph::Graph;
 use crate::import::import;
 use crate::lower::{Lowered, Target, lower_kernel};
@@ -26,11 +27,23 @@ pub struct Compiled {
     pub plan: Plan,
 }
 
+/// Compiles every entry of a spec: `init`, `train_step`, `eval`, `forward`.
+///
+/// # Errors
+/// A broken invariant: a bug of the compiler, not of the spec.
+pub fn compile(spec: &Elaborated, target: Target) -> Result<Compiled, InternalError> {
+    let graphs: Vec<&Graph> = [Some(&spec.init), spec.train_step.as_ref(), spec.eval.as_ref(), Some(&spec.forward)]
+        .into_iter()
+        .flatten()
+        .collect();
+    compile_graphs(&spec.name, &graphs, target)
+}
+
 /// Compiles graphs, each an entry of the plan.
 ///
 /// # Errors
 /// A broken invariant: a bug of the compiler, not of the spec.
-pub fn compile(name: &str, graphs: &[&Graph], target: Target) -> Result<Compiled, InternalError> {
+pub fn compile_graphs(name: &str, graphs: &[&Graph], target: Target) -> Result<Compiled, InternalError> {
     let mut program = import(name, graphs);
     let decisions = optimize(&mut program);
     let mlir = Mlir::new();

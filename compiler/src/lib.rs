@@ -32,3 +32,5 @@ pub mod syntax;
 pub mod spec;
 pub mod tensor;
 pub mod types;
+
+pub use compile::compile;

@@ -138,6 +138,15 @@ impl Builder {
         self.blend(&is_inf, &inf, &y)
     }
 
+    /// A non-negative magnitude with the sign of another value.
+    fn copy_sign(&mut self, magnitude: &Name, sign: &Name) -> Name {
+        let (bits, of) = (self.bits("i32x4", magnitude), self.bits("i32x4", sign));
+        let top = self.i32x4(i32::MIN);
+        let sign = self.two("band", &of, &top);
+        let bits = self.two("bor", &bits, &sign);
+        self.bits("f32x4", &bits)
+    }
+
     /// Hyperbolic tangent: a polynomial near 0, else from exp.
     pub(super) fn tanh(&mut self, x: &Name) -> Name {
         let a = self.one("fabs", x);
@@ -154,7 +163,7 @@ impl Builder {
         let sum = self.two("fadd", &e, &one);
         let quotient = self.two("fdiv", &two, &sum);
         let large = self.two("fsub", &one, &quotient);
-        let large = self.two("fcopysign", &large, x);
+        let large = self.copy_sign(&large, x);
         let bound = self.f32x4(0.625);
         let is_small = self.two("fcmp lt", &a, &bound);
         self.blend(&is_small, &small, &large)

@@ -300,7 +300,7 @@ fn store(b: &mut Builder, op: Op<'_, '_>) -> Done {
     let (at, elem) = address(b, operand(op, 1)?, operand(op, 2)?)?;
     match (elem, shape_of(value)?.vector) {
         (Elem::Bf16 | Elem::F16, true) => {
-            let packed = b.two("uunarrow", &name, &name);
+            let packed = b.two("unarrow", &name, &name);
             let pairs = b.bits("i64x2", &packed);
             let low = lane(b, &pairs, 0);
             b.push(&format!("store notrap {low}, {at}"));

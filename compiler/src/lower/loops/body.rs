@@ -31,6 +31,7 @@ impl Emitter {
     /// A constant in every lane.
     pub(crate) fn constant(&mut self, text: &str, ty: Ty) -> Val {
         let text = match ty.lanes {
+            1 if ty.elem == Elem::I1 => format!("arith.constant {text}"),
             1 => format!("arith.constant {text} : {ty}"),
             _ => format!("arith.constant dense<{text}> : {ty}"),
         };

@@ -142,6 +142,10 @@ impl<'k> Pull<'k> {
         if let Some(val) = self.emit.known(v, at) {
             return Ok(val);
         }
+        if self.ty(v).elems() == 0 {
+            // There is no such element: whoever asks selects it away.
+            return Ok(self.constant_value(0, self.ty(v).dtype));
+        }
         let val = match self.defs[v.0 as usize] {
             Def::Param(p) => {
                 let ty = self.ty(v);

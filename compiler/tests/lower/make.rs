@@ -1,47 +1,46 @@
-//! Kernels through loops, CLIF and the JIT, against their evaluation in f64.
+//! Building, running and checking kernels.
 
-mod jit;
-
-use jit::{Jit, from_bytes, to_bytes};
 use perilune_compiler::lower::{Lowered, Target, lower_kernel};
 use perilune_compiler::mlir::Mlir;
 use perilune_compiler::program::evaluate::evaluate;
 use perilune_compiler::program::{Combine, Generic, Kernel, KernelOp, OpKind, V};
-use perilune_compiler::scalar::{Binary, Body, Unary};
+use perilune_compiler::scalar::{Body, S};
 use perilune_compiler::tensor::Tensor;
 use perilune_compiler::types::{DType, Type};
 
+use crate::jit::{Jit, from_bytes, to_bytes};
+
 /// Builds kernels.
 #[derive(Default)]
-struct Make {
+pub(crate) struct Make {
     params: Vec<Type>,
     ops: Vec<KernelOp>,
 }
 
 impl Make {
-    fn param(&mut self, dtype: DType, shape: &[u64]) -> V {
+    pub(crate) fn param(&mut self, dtype: DType, shape: &[u64]) -> V {
         assert!(self.ops.is_empty(), "parameters come first");
         self.params.push(Type::new(dtype, shape));
         V(self.params.len() as u32 - 1)
     }
 
-    fn ty(&self, v: V) -> &Type {
+    pub(crate) fn ty(&self, v: V) -> &Type {
         let i = v.0 as usize;
         self.params.get(i).unwrap_or_else(|| &self.ops[i - self.params.len()].results[0])
     }
 
-    fn op(&mut self, kind: OpKind, operands: &[V], dtype: DType, shape: &[u64]) -> V {
+    pub(crate) fn op(&mut self, kind: OpKind, operands: &[V], dtype: DType, shape: &[u64]) -> V {
         let results = vec![Type::new(dtype, shape)];
         self.ops.push(KernelOp { kind, operands: operands.to_vec(), results });
         V((self.params.len() + self.ops.len()) as u32 - 1)
     }
 
     /// A generic over `extents`; letters of `maps` and `out` are iteration dimensions, `_` none.
-    fn generic(
+    pub(crate) fn generic(
         &mut self,
         (extents, maps, out, combine): (&[u64], &[&str], &str, Option<Combine>),
         operands: &[V],
-        body: impl FnOnce(&mut Body) -> perilune_compiler::scalar::S,
+        body: impl FnOnce(&mut Body) -> S,
     ) -> V {
         let id = |c: char| (c as u8).checked_sub(b'a').map(u32::from).filter(|_| c != '_');
         let mut b = Body::default();
@@ -62,17 +61,17 @@ impl Make {
         self.op(OpKind::Generic(g), operands, dtype, &shape)
     }
 
-    fn kernel(self, name: &str, results: &[V]) -> Kernel {
+    pub(crate) fn kernel(self, name: &str, results: &[V]) -> Kernel {
         Kernel { name: name.into(), params: self.params, ops: self.ops, results: results.to_vec() }
     }
 }
 
-fn random(seed: &mut u64) -> f64 {
+pub(crate) fn random(seed: &mut u64) -> f64 {
     *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
     (*seed >> 40) as f64 / f64::from(1u32 << 23) - 1.0
 }
 
-fn arguments(kernel: &Kernel, seed: u64) -> Vec<Tensor> {
+pub(crate) fn arguments(kernel: &Kernel, seed: u64) -> Vec<Tensor> {
     let mut seed = seed;
     kernel
         .params
@@ -90,12 +89,12 @@ fn arguments(kernel: &Kernel, seed: u64) -> Vec<Tensor> {
         .collect()
 }
 
-fn result_type(kernel: &Kernel, v: V) -> &Type {
+pub(crate) fn result_type(kernel: &Kernel, v: V) -> &Type {
     kernel.ty(v)
 }
 
 /// Runs a kernel over every block, in two uneven ranges.
-fn run(kernel: &Kernel, lowered: &Lowered, args: &[Tensor]) -> Vec<Tensor> {
+pub(crate) fn run(kernel: &Kernel, lowered: &Lowered, args: &[Tensor]) -> Vec<Tensor> {
     let jit = Jit::new(&lowered.text);
     let mut buffers: Vec<Vec<u8>> =
         args.iter().zip(&kernel.params).map(|(t, ty)| to_bytes(t, ty.dtype)).collect();
@@ -113,13 +112,15 @@ fn run(kernel: &Kernel, lowered: &Lowered, args: &[Tensor]) -> Vec<Tensor> {
         .collect()
 }
 
+/// Lowers for the CPU.
+pub(crate) fn lower(mlir: &Mlir, kernel: &Kernel) -> Lowered {
+    lower_kernel(mlir, kernel, Target::Cpu).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer))
+}
+
 /// Lowers, runs and compares with the evaluation in f64.
-fn check(mlir: &Mlir, kernel: &Kernel, args: &[Tensor]) -> Lowered {
+pub(crate) fn check(mlir: &Mlir, kernel: &Kernel, args: &[Tensor]) -> Lowered {
     let lowered =
         lower_kernel(mlir, kernel, Target::Cpu).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer));
-    if std::env::var_os("SHOW").is_some() {
-        eprintln!("{}\n{}", lowered.loops, lowered.text);
-    }
     let got = run(kernel, &lowered, args);
     let want = evaluate(kernel, args).expect("evaluates");
     for (k, (got, want)) in got.iter().zip(&want).enumerate() {
@@ -140,63 +141,4 @@ fn check(mlir: &Mlir, kernel: &Kernel, args: &[Tensor]) -> Lowered {
         }
     }
     lowered
-}
-
-const SIZES: [u64; 9] = [0, 1, 3, 4, 7, 16, 33, 100, 257];
-
-fn swiglu(rows: u64, cols: u64) -> Kernel {
-    let mut m = Make::default();
-    let (gate, up) = (m.param(DType::f32, &[rows, cols]), m.param(DType::f32, &[rows, cols]));
-    let y = m.generic((&[rows, cols], &["ab", "ab"], "ab", None), &[gate, up], |b| {
-        let (x, up) = (b.arg(0), b.arg(1));
-        let s = b.unary(Unary::Sigmoid, x);
-        let silu = b.binary(Binary::Mul, x, s);
-        b.binary(Binary::Mul, silu, up)
-    });
-    m.kernel("swiglu", &[y])
-}
-
-fn rms_norm(rows: u64, cols: u64) -> Kernel {
-    let mut m = Make::default();
-    let (x, w) = (m.param(DType::f32, &[rows, cols]), m.param(DType::f32, &[cols]));
-    let sum = m.generic((&[rows, cols], &["ab"], "a", Some(Combine::Sum)), &[x], |b| {
-        let x = b.arg(0);
-        b.binary(Binary::Mul, x, x)
-    });
-    let r = m.generic((&[rows], &["a"], "a", None), &[sum], |b| {
-        let s = b.arg(0);
-        let n = b.float(1.0 / cols.max(1) as f64, DType::f32);
-        let mean = b.binary(Binary::Mul, s, n);
-        let eps = b.float(1e-6, DType::f32);
-        let sum = b.binary(Binary::Add, mean, eps);
-        b.unary(Unary::Rsqrt, sum)
-    });
-    let y = m.generic((&[rows, cols], &["ab", "a", "b"], "ab", None), &[x, r, w], |b| {
-        let (x, r, w) = (b.arg(0), b.arg(1), b.arg(2));
-        let n = b.binary(Binary::Mul, x, r);
-        b.binary(Binary::Mul, n, w)
-    });
-    m.kernel("rms_norm", &[y, r])
-}
-
-#[test]
-fn an_elementwise_kernel_matches_for_odd_and_zero_sizes() {
-    let mlir = Mlir::new();
-    for rows in [0, 1, 5] {
-        for cols in SIZES {
-            let kernel = swiglu(rows, cols);
-            check(&mlir, &kernel, &arguments(&kernel, 7));
-        }
-    }
-}
-
-#[test]
-fn a_row_norm_matches_for_odd_and_zero_sizes() {
-    let mlir = Mlir::new();
-    for rows in [0, 1, 5, 70] {
-        for cols in SIZES {
-            let kernel = rms_norm(rows, cols);
-            check(&mlir, &kernel, &arguments(&kernel, 7));
-        }
-    }
 }

@@ -1,0 +1,8 @@
+//! Code generation: kernels through loops and CLIF, run and compared with their evaluation in f64.
+
+mod jit;
+mod kernels;
+mod make;
+mod math;
+mod random;
+mod snapshots;

@@ -1,5 +1,366 @@
-//! stub
+//! Bounds of a plan from outside: every index, every byte range, before anything runs.
+//!
+//! # Invariants
+//! - After [`Plan::verify`] no step touches an element outside its buffer, and no buffer lies
+//!   outside its arena, tensor or feed.
+//! - All arithmetic on numbers of the plan is checked: an overflow is a refusal.
 
-/// stub
-#[derive(Debug)]
-pub struct PlanError;
+use std::collections::HashSet;
+
+use thiserror::Error;
+
+use crate::{
+    Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, FORMAT_VERSION,
+    HeadsView, Launch, Loop, Place, Plan, Ragged, RaggedForm, StepOp, View,
+};
+
+/// Largest element count of anything in a plan (2⁴⁸).
+const MAX_ELEMS: u64 = 1 << 48;
+
+/// Why bytes are not a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The first line is another one.
+    #[error("not a plan file")]
+    NotAPlan,
+    /// Written by another version.
+    #[error("plan format {found} is not supported; this version reads format {FORMAT_VERSION}")]
+    Version {
+        /// The version in the file.
+        found: u32,
+    },
+    /// More bytes than any plan has.
+    #[error("plan file has {bytes} bytes; the limit is {limit}")]
+    TooLarge {
+        /// Bytes of the file.
+        bytes: u64,
+        /// Bytes accepted.
+        limit: u64,
+    },
+    /// The file ends early or goes on too long.
+    #[error("plan file is truncated")]
+    Truncated,
+    /// The content is not what was written.
+    #[error("plan file was altered: its hash does not match")]
+    Hash,
+    /// The RON header does not parse.
+    #[error("plan header: {message}")]
+    Header {
+        /// What RON says.
+        message: String,
+    },
+    /// A section is missing or another one stands there.
+    #[error("plan file lacks section `{title}`")]
+    Section {
+        /// Its title.
+        title: String,
+    },
+    /// An index or a range is out of bounds, or something contradicts itself.
+    #[error("invalid plan: {place}: {what}")]
+    Invalid {
+        /// Which entry, step or kernel.
+        place: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+type Check = Result<(), String>;
+
+impl Plan {
+    /// Checks every index and range.
+    ///
+    /// # Errors
+    /// [`PlanError::Version`] or [`PlanError::Invalid`] with the first thing found.
+    pub fn verify(&self) -> Result<(), PlanError> {
+        if self.format != FORMAT_VERSION {
+            return Err(PlanError::Version { found: self.format });
+        }
+        self.verify_names().map_err(at("plan"))?;
+        for tensor in &self.tensors {
+            elems(&tensor.shape).map_err(at(&format!("tensor `{}`", tensor.name)))?;
+        }
+        for entry in &self.entries {
+            let place = format!("entry `{}`", entry.name);
+            self.verify_buffers(entry).map_err(at(&place))?;
+            for (i, step) in entry.steps.iter().enumerate() {
+                let cx = StepCx { plan: self, entry };
+                cx.verify(&step.op).map_err(at(&format!("{place}, step {i}")))?;
+                let known = |n: &u32| (*n as usize) < self.nodes.len();
+                if step.nodes.is_empty() || !step.nodes.iter().all(known) {
+                    let what = "no node, or one that does not exist".to_owned();
+                    return Err(at(&format!("{place}, step {i}"))(what));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_names(&self) -> Check {
+        unique("tensor", self.tensors.iter().map(|t| t.name.as_str()))?;
+        unique("kernel", self.kernels.iter().map(|k| k.name.as_str()))?;
+        unique("entry", self.entries.iter().map(|e| e.name.as_str()))?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+        for kernel in &self.kernels {
+            if kernel.name.is_empty() || !kernel.name.chars().all(plain) {
+                return Err(format!("kernel name `{}`", kernel.name.escape_debug()));
+            }
+            if kernel.blocks > i64::MAX as u64 {
+                return Err(format!("kernel `{}` has {} blocks", kernel.name, kernel.blocks));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_buffers(&self, entry: &Entry) -> Check {
+        unique("feed", entry.feeds.iter().map(|f| f.name.as_str()))?;
+        unique("fetch", entry.fetches.iter().map(|f| f.name.as_str()))?;
+        for feed in &entry.feeds {
+            elems(&feed.shape).map_err(|e| format!("feed `{}`: {e}", feed.name))?;
+        }
+        for (i, buffer) in entry.buffers.iter().enumerate() {
+            self.verify_buffer(entry, buffer).map_err(|e| format!("buffer {i}: {e}"))?;
+        }
+        for fetch in &entry.fetches {
+            let buffer = buffer(entry, fetch.buffer)?;
+            if elems(&fetch.shape)? != buffer.elems {
+                return Err(format!("fetch `{}` has another extent than its buffer", fetch.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_buffer(&self, entry: &Entry, buffer: &Buffer) -> Check {
+        let (dtype, count) = match buffer.place {
+            Place::Arena(offset) => {
+                let bytes = buffer.elems.checked_mul(buffer.dtype.bytes());
+                let end = bytes.and_then(|b| b.checked_add(offset)).ok_or("too many elements")?;
+                let aligned = offset % buffer.dtype.bytes() == 0;
+                let inside = end <= entry.arena_bytes || buffer.elems == 0;
+                return if aligned && inside {
+                    Ok(())
+                } else {
+                    Err(format!("bytes {offset}..{end} of an arena of {}", entry.arena_bytes))
+                };
+            }
+            Place::Tensor(n) => {
+                let tensor = self.tensors.get(n as usize).ok_or("no such tensor")?;
+                (tensor.dtype, elems(&tensor.shape)?)
+            }
+            Place::Feed(n) => {
+                let feed = entry.feeds.get(n as usize).ok_or("no such feed")?;
+                (feed.dtype, elems(&feed.shape)?)
+            }
+        };
+        if dtype != buffer.dtype || buffer.elems > count {
+            let (e, d) = (buffer.elems, buffer.dtype);
+            return Err(format!("{e} elements of {d} in {count} of {dtype}"));
+        }
+        Ok(())
+    }
+}
+
+fn at(place: &str) -> impl Fn(String) -> PlanError {
+    let place = place.to_owned();
+    move |what| PlanError::Invalid { place: place.clone(), what }
+}
+
+fn unique<'a>(kind: &str, names: impl Iterator<Item = &'a str>) -> Check {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(format!("{kind} `{name}` appears twice"));
+        }
+    }
+    Ok(())
+}
+
+/// Product of extents, bounded.
+fn elems(shape: &[u64]) -> Result<u64, String> {
+    if shape.contains(&0) {
+        return Ok(0);
+    }
+    let product = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+    product.filter(|n| *n <= MAX_ELEMS).ok_or_else(|| "too many elements".to_owned())
+}
+
+fn buffer(entry: &Entry, n: u32) -> Result<&Buffer, String> {
+    entry.buffers.get(n as usize).ok_or_else(|| format!("no buffer {n}"))
+}
+
+/// Checks of one step.
+struct StepCx<'a> {
+    plan: &'a Plan,
+    entry: &'a Entry,
+}
+
+impl StepCx<'_> {
+    fn verify(&self, op: &StepOp) -> Check {
+        match op {
+            StepOp::Launch(launch) => self.launch(launch),
+            StepOp::Contract(contract) => self.contract(contract),
+            StepOp::Ragged(ragged) => self.ragged(ragged),
+            StepOp::Attention(attention) => self.attention(attention),
+            StepOp::AttentionGrad(grad) => self.attention_grad(grad),
+            StepOp::Copy { src, dst } => {
+                let (from, to) = (buffer(self.entry, *src)?, buffer(self.entry, *dst)?);
+                self.writable(*dst)?;
+                match (from.dtype, from.elems) == (to.dtype, to.elems) {
+                    true => Ok(()),
+                    false => Err("copy between buffers that differ".to_owned()),
+                }
+            }
+        }
+    }
+
+    fn launch(&self, launch: &Launch) -> Check {
+        let kernel = self.plan.kernels.get(launch.kernel as usize).ok_or("no such kernel")?;
+        if kernel.params.len() != launch.args.len() {
+            let (want, found) = (kernel.params.len(), launch.args.len());
+            return Err(format!("`{}` takes {want} arguments, not {found}", kernel.name));
+        }
+        for (i, (param, arg)) in kernel.params.iter().zip(&launch.args).enumerate() {
+            let given = buffer(self.entry, *arg)?;
+            if given.dtype != param.dtype || given.elems < param.elems {
+                return Err(format!("argument {i} of `{}` does not fit", kernel.name));
+            }
+            if param.written {
+                self.writable(*arg)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn writable(&self, n: u32) -> Check {
+        match buffer(self.entry, n)?.place {
+            Place::Feed(_) => Err(format!("buffer {n} is a feed and is written")),
+            Place::Arena(_) | Place::Tensor(_) => Ok(()),
+        }
+    }
+
+    /// Every element `view + Σ indexᵢ · strideᵢ` lies in the buffer.
+    fn strided(&self, view: View, loops: &[(u64, i64)]) -> Check {
+        let buffer = buffer(self.entry, view.buffer)?;
+        if loops.iter().any(|(extent, _)| *extent == 0) {
+            return Ok(());
+        }
+        let outside = || format!("view of buffer {} reaches outside it", view.buffer);
+        let (mut low, mut high) = (i128::from(view.offset), i128::from(view.offset));
+        for (extent, stride) in loops {
+            let reach = i128::from(extent - 1).checked_mul(i128::from(*stride));
+            let reach = reach.ok_or_else(outside)?;
+            let end = if reach < 0 { &mut low } else { &mut high };
+            *end = end.checked_add(reach).ok_or_else(outside)?;
+        }
+        let inside = low >= 0 && high < i128::from(buffer.elems);
+        if inside { Ok(()) } else { Err(outside()) }
+    }
+
+    fn contract(&self, c: &Contract) -> Check {
+        let all = || c.batch.iter().chain(&c.sum).chain([&c.m, &c.n, &c.k]);
+        let of = |stride: fn(&Loop) -> i64| -> Vec<(u64, i64)> {
+            all().map(|l| (l.extent, stride(l))).collect()
+        };
+        if all().any(|l| l.extent > MAX_ELEMS) {
+            return Err("a loop is too long".to_owned());
+        }
+        self.strided(c.a, &of(|l| l.a))?;
+        self.strided(c.b, &of(|l| l.b))?;
+        // What is summed over does not move C; an empty sum still writes it.
+        let written = c.batch.iter().chain([&c.m, &c.n]);
+        self.strided(c.c, &written.map(|l| (l.extent, l.c)).collect::<Vec<_>>())?;
+        self.writable(c.c.buffer)?;
+        if c.m.b != 0 || c.n.a != 0 || c.k.c != 0 || c.sum.iter().any(|l| l.c != 0) {
+            return Err("a loop moves an operand it must not".to_owned());
+        }
+        let Some(epilogue) = &c.epilogue else { return Ok(()) };
+        self.launch(&epilogue.launch)?;
+        let rows = c.batch.iter().try_fold(c.m.extent, |n, l| n.checked_mul(l.extent));
+        let blocks = self.plan.kernels[epilogue.launch.kernel as usize].blocks;
+        let covered = rows.filter(|_| epilogue.rows > 0).map(|r| r.div_ceil(epilogue.rows));
+        match covered == Some(blocks) {
+            true => Ok(()),
+            false => Err(format!("an epilogue of {blocks} blocks does not cover the rows")),
+        }
+    }
+
+    fn ragged(&self, r: &Ragged) -> Check {
+        let offsets = buffer(self.entry, r.offsets.buffer)?;
+        if offsets.dtype != DType::i32 {
+            return Err("offsets are not i32".to_owned());
+        }
+        let ends = r.groups.checked_add(1).ok_or("too many groups")?;
+        self.strided(r.offsets, &[(ends, 1)])?;
+        self.strided(r.a, &[(r.rows, r.a_row), (r.k, 1)])?;
+        let [outer, middle, inner] = r.b_strides;
+        let row = i64::try_from(r.n).map_err(|_| "too many columns")?;
+        match r.form {
+            RaggedForm::Rows => {
+                self.strided(r.b, &[(r.groups, outer), (r.k, middle), (r.n, inner)])?;
+                self.strided(r.c, &[(r.rows, row), (r.n, 1)])?;
+            }
+            RaggedForm::Outer => {
+                self.strided(r.b, &[(r.rows, middle), (r.n, inner)])?;
+                let matrix = i64::try_from(r.k).ok().and_then(|k| k.checked_mul(row));
+                let matrix = matrix.ok_or("too many elements")?;
+                self.strided(r.c, &[(r.groups, matrix), (r.k, row), (r.n, 1)])?;
+            }
+        }
+        self.writable(r.c.buffer)
+    }
+
+    fn heads(&self, view: &HeadsView, [batch, seq, heads, dim]: [u64; 4]) -> Check {
+        let loops = [(batch, view.batch), (seq, view.seq), (heads, view.head), (dim, 1)];
+        self.strided(view.view, &loops)
+    }
+
+    fn attention_shape(&self, s: &AttentionShape) -> Check {
+        let grouped = s.kv_heads > 0 && s.heads % s.kv_heads == 0;
+        if !grouped && s.heads > 0 {
+            return Err(format!("{} heads over {} key heads", s.heads, s.kv_heads));
+        }
+        elems(&[s.batch, s.heads, s.seq_q]).map(|_| ())
+    }
+
+    fn per_row(&self, view: View, s: &AttentionShape) -> Check {
+        self.strided(view, &[(elems(&[s.batch, s.heads, s.seq_q])?, 1)])
+    }
+
+    fn attention(&self, a: &Attention) -> Check {
+        let s = &a.shape;
+        self.attention_shape(s)?;
+        self.heads(&a.q, [s.batch, s.seq_q, s.heads, s.qk_dim])?;
+        self.heads(&a.k, [s.batch, s.seq_kv, s.kv_heads, s.qk_dim])?;
+        self.heads(&a.v, [s.batch, s.seq_kv, s.kv_heads, s.v_dim])?;
+        self.heads(&a.o, [s.batch, s.seq_q, s.heads, s.v_dim])?;
+        self.writable(a.o.view.buffer)?;
+        if let Some(lse) = a.lse {
+            self.per_row(lse, s)?;
+            self.writable(lse.buffer)?;
+        }
+        if let Some(max_logit) = a.max_logit {
+            self.strided(max_logit, &[(s.heads, 1)])?;
+            self.writable(max_logit.buffer)?;
+        }
+        Ok(())
+    }
+
+    fn attention_grad(&self, a: &AttentionGrad) -> Check {
+        let s = &a.shape;
+        self.attention_shape(s)?;
+        self.per_row(a.lse, s)?;
+        for view in [&a.q, &a.d_q] {
+            self.heads(view, [s.batch, s.seq_q, s.heads, s.qk_dim])?;
+        }
+        for view in [&a.k, &a.d_k] {
+            self.heads(view, [s.batch, s.seq_kv, s.kv_heads, s.qk_dim])?;
+        }
+        for view in [&a.v, &a.d_v] {
+            self.heads(view, [s.batch, s.seq_kv, s.kv_heads, s.v_dim])?;
+        }
+        for view in [&a.o, &a.d_o] {
+            self.heads(view, [s.batch, s.seq_q, s.heads, s.v_dim])?;
+        }
+        [&a.d_q, &a.d_k, &a.d_v].into_iter().try_for_each(|v| self.writable(v.view.buffer))
+    }
+}

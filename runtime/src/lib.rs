@@ -9,13 +9,14 @@
 //! - Needs neither LLVM nor CUDA; it knows the plan's types and nothing of the compiler.
 //! - Results do not depend on the number of threads: work is cut by shapes alone.
 //! - Data from outside (plans, feeds, files) gives typed errors, never a panic.
-//! - `unsafe` lives in [`device`] and in the mapping of files, each block with its reason.
+//! - `unsafe` lives in [`device`], each block with its reason.
 //!
 //! A kernel's text is machine code in waiting: running a plan means trusting whoever wrote it as
 //! one trusts a shared library.
 
 pub mod device;
 pub mod io;
+pub mod data;
 mod error;
 pub mod profile;
 mod session;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use perilune_runtime::HostTensor;
-use perilune_runtime::io::safetensors::Weights;
+use perilune_runtime::io::weights::Weights;
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure};

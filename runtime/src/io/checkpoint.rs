@@ -1,345 +1,471 @@
-//! Checkpoints: everything that a run needs to go on, in a folder a step.
+//! Checkpoints of a run: folders that are there whole or not at all, newest valid one wins.
 //!
 //! ```text
-//! DIR/step-000000120/tensors.safetensors
-//! DIR/step-000000120/MANIFEST.json         step, plan, hash of every tensor, hash of itself
+//! checkpoints/
+//!   step-200/  weights.safetensors  state.safetensors  MANIFEST.json
+//!   step-400/  …
+//!   .tmp-600   being written      .del-100   being removed      .lock   held while saving
 //! ```
 //!
 //! # Invariants
-//! - A checkpoint is written under a temporary name, synced, and renamed: a folder named `step-…`
-//!   was complete when it appeared.
-//! - Loading verifies every hash before a value is handed out, and falls back to the newest
-//!   checkpoint that is intact, saying which it skipped.
-//! - Nothing is deleted by saving; [`prune`] keeps at least two.
+//! - A folder has the name `step-N` only after everything in it is durable: write under `.tmp-N`,
+//!   fsync each file and the folder, rename, fsync the parent. There is no pointer file to go stale.
+//! - Every byte is verified against the manifest before a value leaves this module.
+//! - A save removes an old checkpoint only after at least two newer ones were verified.
+//! - A checkpoint that is valid is never overwritten.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use perilune_plan::TensorKind;
 
-use super::safetensors::{self, Weights};
-use super::{IoError, durable};
+pub use super::manifest::DataCursor;
+
+use super::atomic::folder_of;
+use super::manifest::{FileRecord, Files, MAX_MANIFEST_BYTES, Manifest};
+use super::safetensors::{Encoding, SafetensorsError, SafetensorsFile, read_bounded};
+use super::volume::{Disk, Fill, Volume, fill_synced};
+use crate::tensor::type_name;
 use crate::{HostTensor, RuntimeError, Session};
 
-/// Version of the manifest.
-const FORMAT: u64 = 1;
-/// Largest manifest that is read.
-const MAX_MANIFEST_BYTES: u64 = 64 << 20;
-const TENSORS: &str = "tensors.safetensors";
-const MANIFEST: &str = "MANIFEST.json";
+/// Fewest checkpoints that are kept: when the newest is damaged there must be another.
+pub const MIN_KEPT: usize = 2;
 
-/// The state of a run after a step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint {
-    /// Steps taken.
-    pub step: u64,
-    /// Hash or name of the plan whose tensors these are.
-    pub plan: String,
-    /// What else the run must remember: the data's cursor, seeds.
-    pub extra: BTreeMap<String, String>,
-    /// Every persistent tensor by name.
-    pub tensors: BTreeMap<String, HostTensor>,
+const WEIGHTS: &str = "weights.safetensors";
+const STATE: &str = "state.safetensors";
+const MANIFEST: &str = "MANIFEST.json";
+const LOCK: &str = ".lock";
+const STEP: &str = "step-";
+const TEMPORARY: &str = ".tmp-";
+const REMOVED: &str = ".del-";
+
+/// What can go wrong with checkpoints.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The file system refused.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of a checkpoint cannot be read or written.
+    #[error(transparent)]
+    File(#[from] SafetensorsError),
+    /// A file is not the one that was saved.
+    #[error("`{}` is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// There are checkpoints, but none is valid.
+    #[error("no checkpoint in `{}` is valid; skipped {}", folder.display(), describe(skipped))]
+    NoneValid {
+        /// The folder.
+        folder: PathBuf,
+        /// Every one, newest first.
+        skipped: Vec<Skipped>,
+    },
+    /// Fewer checkpoints would be kept than is safe.
+    #[error("cannot keep {keep} checkpoints, at least {MIN_KEPT} are needed")]
+    Keep {
+        /// How many were asked for.
+        keep: usize,
+    },
+    /// Another process is saving into the folder.
+    #[error("`{}` is in use by another process", folder.display())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A valid checkpoint of another run has the name.
+    #[error("`{}` is a valid checkpoint with other contents", path.display())]
+    Occupied {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// The checkpoint belongs to another plan.
+    #[error("the checkpoint is of plan {found}, not {expected}")]
+    Plan {
+        /// The plan at hand.
+        expected: String,
+        /// The plan that was saved.
+        found: String,
+    },
 }
 
-/// A checkpoint that could not be used, and why.
+/// A checkpoint that was passed over, and why.
 #[derive(Debug)]
 pub struct Skipped {
-    /// Its folder.
-    pub folder: PathBuf,
+    /// Its step.
+    pub step: u64,
     /// What is wrong with it.
-    pub error: IoError,
+    pub reason: Box<CheckpointError>,
 }
 
-impl Checkpoint {
+/// Everything that a run needs to go on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Steps done.
+    pub step: u64,
+    /// Hash of the plan.
+    pub plan: String,
+    /// Where the data stands.
+    pub data: DataCursor,
+    /// Parameters and buffers, by name.
+    pub weights: BTreeMap<String, HostTensor>,
+    /// State of the optimizer, by name.
+    pub state: BTreeMap<String, HostTensor>,
+}
+
+impl Snapshot {
     /// Takes every persistent tensor of a session.
     ///
     /// # Errors
     /// Those of [`Session::tensor`].
-    pub fn of(session: &Session, step: u64, plan: &str) -> Result<Checkpoint, RuntimeError> {
-        let mut tensors = BTreeMap::new();
+    pub fn of(
+        session: &Session,
+        step: u64,
+        plan: &str,
+        data: DataCursor,
+    ) -> Result<Self, RuntimeError> {
+        let (mut weights, mut state) = (BTreeMap::new(), BTreeMap::new());
         for decl in &session.plan().tensors {
-            tensors.insert(decl.name.clone(), session.tensor(&decl.name)?);
+            let kept = match decl.kind {
+                TensorKind::Param | TensorKind::Buffer => &mut weights,
+                TensorKind::State => &mut state,
+            };
+            kept.insert(decl.name.clone(), session.tensor(&decl.name)?);
         }
-        Ok(Checkpoint { step, plan: plan.to_owned(), extra: BTreeMap::new(), tensors })
+        Ok(Snapshot { step, plan: plan.to_owned(), data, weights, state })
     }
 
     /// Sets every persistent tensor of a session.
     ///
     /// # Errors
-    /// A tensor of the plan that the checkpoint lacks, or has in another type; nothing is set then.
+    /// [`RuntimeError::UnknownTensor`] for a tensor of the plan that the snapshot lacks,
+    /// [`RuntimeError::TensorType`] for one of another type; nothing is set then.
     pub fn restore(&self, session: &mut Session) -> Result<(), RuntimeError> {
         let decls = session.plan().tensors.clone();
+        let mut values = Vec::with_capacity(decls.len());
         for decl in &decls {
+            let kept = match decl.kind {
+                TensorKind::Param | TensorKind::Buffer => &self.weights,
+                TensorKind::State => &self.state,
+            };
             let unknown = || RuntimeError::UnknownTensor { name: decl.name.clone() };
-            let value = self.tensors.get(&decl.name).ok_or_else(unknown)?;
+            let value = kept.get(&decl.name).ok_or_else(unknown)?;
             if value.dtype() != decl.dtype || value.shape() != decl.shape {
                 return Err(RuntimeError::TensorType {
                     name: decl.name.clone(),
-                    expected: crate::tensor::type_name(decl.dtype, &decl.shape),
+                    expected: type_name(decl.dtype, &decl.shape),
                     found: value.type_name(),
                 });
             }
+            values.push(value);
         }
-        for decl in &decls {
-            session.set_tensor(&decl.name, &self.tensors[&decl.name])?;
+        for (decl, value) in decls.iter().zip(values) {
+            session.set_tensor(&decl.name, value)?;
         }
         Ok(())
     }
 
-    /// The manifest without its own hash.
-    fn manifest(&self) -> Value {
-        let hashes: BTreeMap<&str, String> =
-            self.tensors.iter().map(|(name, tensor)| (name.as_str(), hash_of(tensor))).collect();
-        json!({
-            "format": FORMAT,
-            "step": self.step,
-            "plan": self.plan,
-            "extra": self.extra,
-            "tensors": hashes,
-        })
-    }
-}
-
-/// Hash of a tensor's type and bytes.
-fn hash_of(tensor: &HostTensor) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(tensor.type_name().as_bytes());
-    hasher.update(tensor.bytes());
-    hasher.finalize().to_hex().to_string()
-}
-
-/// Saves a checkpoint under `folder` and returns where.
-///
-/// # Errors
-/// When it cannot be written; no `step-…` folder appears then.
-pub fn save(folder: &Path, checkpoint: &Checkpoint) -> Result<PathBuf, IoError> {
-    fs::create_dir_all(folder).map_err(|source| IoError::system("make", folder, source))?;
-    let target = folder.join(format!("step-{:09}", checkpoint.step));
-    let temporary = folder.join(format!(".tmp-{}-{}", checkpoint.step, std::process::id()));
-    let written = fill(&temporary, checkpoint).and_then(|()| {
-        if target.exists() {
-            // The same step again, after a fall back: the new one replaces it.
-            remove(&target)?;
+    /// Checks that the snapshot belongs to a plan.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Plan`] where it does not.
+    pub fn expect_plan(&self, hash: &str) -> Result<(), CheckpointError> {
+        if self.plan == hash {
+            return Ok(());
         }
-        fs::rename(&temporary, &target).map_err(|source| IoError::system("make", &target, source))
-    });
-    if let Err(error) = written {
-        // The first error is the one to tell.
-        let _ = fs::remove_dir_all(&temporary);
-        return Err(error);
+        Err(CheckpointError::Plan { expected: hash.to_owned(), found: self.plan.clone() })
     }
-    durable::sync_folder(folder)?;
-    Ok(target)
 }
 
-fn fill(temporary: &Path, checkpoint: &Checkpoint) -> Result<(), IoError> {
-    fs::create_dir_all(temporary).map_err(|source| IoError::system("make", temporary, source))?;
-    let tensors: Vec<(&str, &HostTensor)> =
-        checkpoint.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    safetensors::write(&temporary.join(TENSORS), &tensors)?;
-    let body = checkpoint.manifest();
-    let hash = blake3::hash(body.to_string().as_bytes()).to_hex().to_string();
-    let manifest = json!({ "body": body, "blake3": hash });
-    durable::write_file(&temporary.join(MANIFEST), |out| {
-        out.write_all(format!("{manifest:#}\n").as_bytes())
-    })
+/// A snapshot that was found, and what had to be passed over to find it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The newest valid one.
+    pub snapshot: Snapshot,
+    /// Newer ones that are damaged, newest first.
+    pub skipped: Vec<Skipped>,
 }
 
-/// Deletes a checkpoint's folder, first taking its name away so that no half is ever loaded.
-fn remove(folder: &Path) -> Result<(), IoError> {
-    let fail = |source| IoError::system("delete", folder, source);
-    let doomed = folder.with_extension(format!("del-{}", std::process::id()));
-    fs::rename(folder, &doomed).map_err(fail)?;
-    fs::remove_dir_all(&doomed).map_err(fail)
+/// What a save did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The checkpoint's folder.
+    pub path: PathBuf,
+    /// Steps of the old checkpoints that were removed.
+    pub removed: Vec<u64>,
 }
 
-/// The checkpoints under a folder, oldest first; none when there is no such folder.
-///
-/// # Errors
-/// When the folder cannot be listed.
-pub fn list(folder: &Path) -> Result<Vec<PathBuf>, IoError> {
-    let fail = |source| IoError::system("list", folder, source);
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(fail(error)),
-    };
-    let mut steps = BTreeMap::new();
-    for entry in entries {
-        let name = entry.map_err(fail)?.file_name();
-        let step = name.to_str().and_then(|name| name.strip_prefix("step-"));
-        if let Some(step) = step.and_then(|digits| digits.parse::<u64>().ok()) {
-            steps.insert(step, folder.join(&name));
+/// A folder of checkpoints.
+pub struct Store {
+    root: PathBuf,
+    keep: usize,
+    volume: Box<dyn Volume>,
+    /// Checkpoints that this process has verified.
+    verified: BTreeSet<u64>,
+}
+
+impl Store {
+    /// A store in `root`, which need not exist yet, that keeps the newest `keep` valid checkpoints.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Keep`] below [`MIN_KEPT`].
+    pub fn new(root: &Path, keep: usize) -> Result<Self, CheckpointError> {
+        if keep < MIN_KEPT {
+            return Err(CheckpointError::Keep { keep });
+        }
+        let root = root.to_path_buf();
+        Ok(Store { root, keep, volume: Box::new(Disk), verified: BTreeSet::new() })
+    }
+
+    /// Steps that have a checkpoint, valid or not, ascending.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`] where the folder cannot be listed; a missing one has none.
+    pub fn steps(&self) -> Result<Vec<u64>, CheckpointError> {
+        let mut steps: Vec<u64> =
+            self.names()?.iter().filter_map(|name| step_of(name, STEP)).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// Saves a snapshot, then removes checkpoints that are no longer needed.
+    ///
+    /// Saving again what is already there is no work; a damaged checkpoint of the same step is replaced.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; the checkpoints there were stay as they were.
+    pub fn save(&mut self, snapshot: &Snapshot) -> Result<Saved, CheckpointError> {
+        let _lock = self.lock()?;
+        self.sweep()?;
+        let path = self.folder(STEP, snapshot.step);
+        let (weights, state) = (encode(&snapshot.weights)?, encode(&snapshot.state)?);
+        let files = Files {
+            weights: FileRecord::of(&weights, &snapshot.weights),
+            state: FileRecord::of(&state, &snapshot.state),
+        };
+        let (plan, data) = (snapshot.plan.clone(), snapshot.data.clone());
+        let manifest = Manifest::new(snapshot.step, plan, data, files);
+        if path.is_dir() {
+            match self.read(snapshot.step) {
+                Ok((there, _)) if there == manifest => {
+                    return Ok(Saved { path, removed: Vec::new() });
+                }
+                Ok(_) => return Err(CheckpointError::Occupied { path }),
+                Err(_) => self.remove(snapshot.step)?,
+            }
+        }
+        let temporary = self.folder(TEMPORARY, snapshot.step);
+        self.volume.create_folder(&temporary).map_err(|e| io_error(&temporary, e))?;
+        if let Err(error) = self.fill(&temporary, (&weights, &state), &manifest) {
+            // Room for the next attempt; the first error is the one to report.
+            let _ = self.volume.remove_folder(&temporary);
+            return Err(error);
+        }
+        self.volume.rename(&temporary, &path).map_err(|e| io_error(&temporary, e))?;
+        self.volume.sync_folder(&self.root).map_err(|e| io_error(&self.root, e))?;
+        self.verified.remove(&snapshot.step);
+        let removed = self.retain()?;
+        Ok(Saved { path, removed })
+    }
+
+    /// Writes a checkpoint's files and makes them durable.
+    fn fill(
+        &self,
+        folder: &Path,
+        (weights, state): (&Encoding<'_>, &Encoding<'_>),
+        manifest: &Manifest,
+    ) -> Result<(), CheckpointError> {
+        let path = folder.join(MANIFEST);
+        let text = manifest.to_json().map_err(|e| io_error(&path, io::Error::other(e)))?;
+        self.write(&folder.join(WEIGHTS), &mut |out| weights.write(out))?;
+        self.write(&folder.join(STATE), &mut |out| state.write(out))?;
+        self.write(&path, &mut |out| out.write_all(&text))?;
+        self.volume.sync_folder(folder).map_err(|e| io_error(folder, e))
+    }
+
+    /// Reads and verifies the checkpoint of a step.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file and, where it can, the tensor.
+    pub fn load(&self, step: u64) -> Result<Snapshot, CheckpointError> {
+        Ok(self.read(step)?.1)
+    }
+
+    /// The newest valid checkpoint; `None` where there is none at all.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoneValid`] where there are some and all are damaged.
+    pub fn load_newest(&self) -> Result<Option<Loaded>, CheckpointError> {
+        let mut skipped = Vec::new();
+        for step in self.steps()?.into_iter().rev() {
+            match self.load(step) {
+                Ok(snapshot) => return Ok(Some(Loaded { snapshot, skipped })),
+                Err(reason) => skipped.push(Skipped { step, reason: Box::new(reason) }),
+            }
+        }
+        if skipped.is_empty() {
+            return Ok(None);
+        }
+        Err(CheckpointError::NoneValid { folder: self.root.clone(), skipped })
+    }
+
+    fn read(&self, step: u64) -> Result<(Manifest, Snapshot), CheckpointError> {
+        let folder = self.folder(STEP, step);
+        let path = folder.join(MANIFEST);
+        let text = read_bounded(&path, MAX_MANIFEST_BYTES)?;
+        let manifest = Manifest::parse(&text)
+            .map_err(|what| CheckpointError::Damaged { path: path.clone(), what })?;
+        if manifest.step != step {
+            let what = format!("it is of step {}", manifest.step);
+            return Err(CheckpointError::Damaged { path, what });
+        }
+        let snapshot = Snapshot {
+            step,
+            plan: manifest.plan.clone(),
+            data: manifest.data.clone(),
+            weights: read_file(&folder.join(WEIGHTS), &manifest.weights)?,
+            state: read_file(&folder.join(STATE), &manifest.state)?,
+        };
+        Ok((manifest, snapshot))
+    }
+
+    fn write(&self, path: &Path, fill: Fill<'_>) -> Result<(), CheckpointError> {
+        let sink = self.volume.create(path);
+        sink.and_then(|sink| fill_synced(sink, fill)).map_err(|e| io_error(path, e))
+    }
+
+    /// Removes what is older than the newest `keep` valid checkpoints; damaged ones among the newer
+    /// ones stay, for a person to look at.
+    fn retain(&mut self) -> Result<Vec<u64>, CheckpointError> {
+        let mut steps = self.steps()?;
+        if steps.len() <= self.keep {
+            return Ok(Vec::new());
+        }
+        let mut valid = 0;
+        while valid < self.keep {
+            let Some(step) = steps.pop() else { return Ok(Vec::new()) };
+            if self.verified.contains(&step) || self.load(step).is_ok() {
+                self.verified.insert(step);
+                valid += 1;
+            }
+        }
+        for step in &steps {
+            self.remove(*step)?;
+            self.verified.remove(step);
+        }
+        Ok(steps)
+    }
+
+    /// Takes a checkpoint's name away, durably, and then its files.
+    fn remove(&self, step: u64) -> Result<(), CheckpointError> {
+        let (path, removed) = (self.folder(STEP, step), self.folder(REMOVED, step));
+        self.volume.rename(&path, &removed).map_err(|e| io_error(&path, e))?;
+        self.volume.sync_folder(&self.root).map_err(|e| io_error(&self.root, e))?;
+        self.volume.remove_folder(&removed).map_err(|e| io_error(&removed, e))
+    }
+
+    /// Removes what killed saves left; the lock says that no save is alive.
+    fn sweep(&self) -> Result<(), CheckpointError> {
+        for name in self.names()? {
+            if step_of(&name, TEMPORARY).or(step_of(&name, REMOVED)).is_some() {
+                let path = self.root.join(name);
+                self.volume.remove_folder(&path).map_err(|e| io_error(&path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the folder and keeps other processes from saving into it.
+    fn lock(&self) -> Result<File, CheckpointError> {
+        if !self.root.is_dir() {
+            fs::create_dir_all(&self.root).map_err(|e| io_error(&self.root, e))?;
+            let parent = folder_of(&self.root);
+            self.volume.sync_folder(&parent).map_err(|e| io_error(&parent, e))?;
+        }
+        let path = self.root.join(LOCK);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|e| io_error(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                Err(CheckpointError::Busy { folder: self.root.clone() })
+            }
+            Err(TryLockError::Error(error)) => Err(io_error(&path, error)),
         }
     }
-    Ok(steps.into_values().collect())
+
+    /// Names of the folders in the root.
+    fn names(&self) -> Result<Vec<String>, CheckpointError> {
+        let error = |e| io_error(&self.root, e);
+        let entries = match fs::read_dir(&self.root) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(error)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(error)?;
+            if entry.file_type().map_err(error)?.is_dir() {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn folder(&self, prefix: &str, step: u64) -> PathBuf {
+        self.root.join(format!("{prefix}{step}"))
+    }
 }
 
-/// Loads one checkpoint, verifying everything.
-///
-/// # Errors
-/// When a file is missing or damaged; the message names file and tensor.
-pub fn load(folder: &Path) -> Result<Checkpoint, IoError> {
-    let path = folder.join(MANIFEST);
-    let fail = |source| IoError::system("read", &path, source);
-    if fs::metadata(&path).map_err(fail)?.len() > MAX_MANIFEST_BYTES {
-        return Err(IoError::format(&path, "it is too large"));
-    }
-    let text = fs::read_to_string(&path).map_err(fail)?;
-    let manifest: Value =
-        serde_json::from_str(&text).map_err(|error| IoError::format(&path, error.to_string()))?;
-    let body = &manifest["body"];
-    let hash = blake3::hash(body.to_string().as_bytes()).to_hex().to_string();
-    if manifest["blake3"].as_str() != Some(hash.as_str()) {
-        return Err(IoError::format(&path, "its hash does not match"));
-    }
-    if body["format"].as_u64() != Some(FORMAT) {
-        return Err(IoError::format(&path, format!("its format is {}", body["format"])));
-    }
-    let missing = |what: &str| IoError::format(&path, format!("`{what}` is missing"));
-    let texts = |key: &str| -> Result<BTreeMap<String, String>, IoError> {
-        let object = body[key].as_object().ok_or_else(|| missing(key))?;
-        let pair = |(k, v): (&String, &Value)| Some((k.clone(), v.as_str()?.to_owned()));
-        object.iter().map(pair).collect::<Option<_>>().ok_or_else(|| missing(key))
-    };
-    let tensors = load_tensors(&folder.join(TENSORS), &texts("tensors")?)?;
-    Ok(Checkpoint {
-        step: body["step"].as_u64().ok_or_else(|| missing("step"))?,
-        plan: body["plan"].as_str().ok_or_else(|| missing("plan"))?.to_owned(),
-        extra: texts("extra")?,
-        tensors,
-    })
+/// The step in a folder's name, if it is spelt as this module spells it.
+fn step_of(name: &str, prefix: &str) -> Option<u64> {
+    let digits = name.strip_prefix(prefix)?;
+    let step: u64 = digits.parse().ok()?;
+    (step.to_string() == digits).then_some(step)
 }
 
-fn load_tensors(
+fn encode(tensors: &BTreeMap<String, HostTensor>) -> Result<Encoding<'_>, CheckpointError> {
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    Ok(Encoding::new(named, None)?)
+}
+
+fn read_file(
     path: &Path,
-    hashes: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, HostTensor>, IoError> {
-    let weights = Weights::open(path)?;
-    if let Some(stray) = weights.names().find(|name| !hashes.contains_key(*name)) {
-        return Err(IoError::format(path, format!("the manifest does not know `{stray}`")));
-    }
+    record: &FileRecord,
+) -> Result<BTreeMap<String, HostTensor>, CheckpointError> {
+    let damaged = |what| CheckpointError::Damaged { path: path.to_path_buf(), what };
+    let file = SafetensorsFile::open(path)?;
+    record.verify_header(&file).map_err(damaged)?;
     let mut tensors = BTreeMap::new();
-    for (name, hash) in hashes {
-        let tensor = weights.read(name)?;
-        if hash_of(&tensor) != *hash {
-            return Err(IoError::Tensor {
-                path: path.to_owned(),
-                tensor: name.clone(),
-                what: "its hash does not match the manifest".to_owned(),
-            });
-        }
+    for name in file.tensors().keys() {
+        let tensor = file.read(name)?;
+        record.verify_tensor(name, &tensor).map_err(damaged)?;
         tensors.insert(name.clone(), tensor);
     }
     Ok(tensors)
 }
 
-/// Loads the newest intact checkpoint of a plan, with the newer ones that were skipped.
-///
-/// # Errors
-/// When the folder cannot be listed.
-pub fn load_newest(
-    folder: &Path,
-    plan: &str,
-) -> Result<(Option<Checkpoint>, Vec<Skipped>), IoError> {
-    let mut skipped = Vec::new();
-    for folder in list(folder)?.into_iter().rev() {
-        match load(&folder) {
-            Ok(checkpoint) if checkpoint.plan == plan => return Ok((Some(checkpoint), skipped)),
-            Ok(other) => {
-                let what = format!("it belongs to the plan `{}`, not `{plan}`", other.plan);
-                let error = IoError::format(&folder, what);
-                skipped.push(Skipped { folder, error });
-            }
-            Err(error) => skipped.push(Skipped { folder, error }),
-        }
-    }
-    Ok((None, skipped))
+fn io_error(path: &Path, source: io::Error) -> CheckpointError {
+    CheckpointError::Io { path: path.to_path_buf(), source }
 }
 
-/// Deletes all but the newest `keep` checkpoints that are intact; at least two are kept.
-///
-/// # Errors
-/// When a folder cannot be listed or deleted.
-pub fn prune(folder: &Path, keep: usize) -> Result<(), IoError> {
-    let mut intact = 0;
-    for folder in list(folder)?.into_iter().rev() {
-        if intact >= keep.max(2) {
-            remove(&folder)?;
-        } else if load(&folder).is_ok() {
-            intact += 1;
-        }
-    }
-    durable::sync_folder(folder)
+fn describe(skipped: &[Skipped]) -> String {
+    let each: Vec<String> =
+        skipped.iter().map(|one| format!("step {} ({})", one.step, one.reason)).collect();
+    each.join(", ")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn checkpoint(step: u64) -> Checkpoint {
-        let values: Vec<f32> = (0..40).map(|i| i as f32 * 0.5 + step as f32).collect();
-        let w = HostTensor::from_f32(&[5, 8], &values).expect("it fits");
-        let m = HostTensor::scalar_f32(step as f32);
-        Checkpoint {
-            step,
-            plan: "plan-hash".to_owned(),
-            extra: BTreeMap::from([("cursor".to_owned(), step.to_string())]),
-            tensors: BTreeMap::from([("w".to_owned(), w), ("w/momentum".to_owned(), m)]),
-        }
-    }
-
-    #[test]
-    fn the_newest_intact_checkpoint_is_loaded() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for step in [2, 10, 9] {
-            save(folder.path(), &checkpoint(step)).expect("it saves");
-        }
-        save(folder.path(), &checkpoint(10)).expect("it saves again");
-        let (found, skipped) = load_newest(folder.path(), "plan-hash").expect("it lists");
-        assert_eq!(found, Some(checkpoint(10)));
-        assert!(skipped.is_empty());
-        let (found, skipped) = load_newest(folder.path(), "another").expect("it lists");
-        assert_eq!((found, skipped.len()), (None, 3));
-        let nothing = load_newest(&folder.path().join("none"), "plan-hash").expect("it lists");
-        assert_eq!(nothing.0, None);
-    }
-
-    #[test]
-    fn every_flipped_byte_is_noticed_and_the_older_one_taken() {
-        let folder = tempfile::tempdir().expect("a folder");
-        save(folder.path(), &checkpoint(1)).expect("it saves");
-        let newest = save(folder.path(), &checkpoint(2)).expect("it saves");
-        for file in [TENSORS, MANIFEST] {
-            let path = newest.join(file);
-            let whole = fs::read(&path).expect("it reads");
-            for i in (0..whole.len()).step_by(7) {
-                let mut bad = whole.clone();
-                bad[i] ^= 0x08;
-                fs::write(&path, &bad).expect("it writes");
-                // A flip between JSON's blanks may change nothing; values never differ.
-                let (found, skipped) = load_newest(folder.path(), "plan-hash").expect("it lists");
-                match skipped.len() {
-                    0 => assert_eq!(found, Some(checkpoint(2)), "{file} byte {i}"),
-                    _ => assert_eq!(found, Some(checkpoint(1)), "{file} byte {i}"),
-                }
-            }
-            fs::write(&path, &whole).expect("it writes");
-        }
-    }
-
-    #[test]
-    fn pruning_keeps_the_newest_intact_ones() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for step in 1..=5 {
-            save(folder.path(), &checkpoint(step)).expect("it saves");
-        }
-        let newest = folder.path().join("step-000000005");
-        fs::remove_file(newest.join(TENSORS)).expect("it deletes");
-        prune(folder.path(), 1).expect("it prunes");
-        let left: Vec<_> = list(folder.path()).expect("it lists");
-        let names: Vec<_> = left.iter().filter_map(|path| path.file_name()).collect();
-        assert_eq!(names, ["step-000000003", "step-000000004", "step-000000005"]);
-    }
-}
+mod tests;

@@ -1,64 +1,21 @@
-//! Files a run reads and leaves: weights and checkpoints.
+//! What a run keeps on disk: weights, checkpoints, files that are there whole or not at all.
+//!
+//! ```text
+//! checkpoint   step-N folders: save, verify, find the newest that is whole
+//!   manifest   what a checkpoint holds, hash by hash
+//! weights      a safetensors file, or a folder of them with an index
+//!   safetensors  one file: header first, tensors on demand
+//! atomic       one file, replaced whole
+//!   volume     the file operations all of them are made of
+//! ```
 //!
 //! # Invariants
-//! - A file appears under its name whole and on disk, or not at all.
-//! - Equal tensors give equal bytes.
+//! - Nothing read is trusted before it is bounded and checked; damage is a typed error.
+//! - Nothing is written in place: a temporary name, fsync, rename, fsync of the folder.
 
-pub mod safetensors;
 pub mod checkpoint;
-mod durable;
-
-use std::path::{Path, PathBuf};
-
-/// What can go wrong with a file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum IoError {
-    /// The system refused.
-    #[error("cannot {what} `{path}`: {source}")]
-    System {
-        /// `read`, `write`, …
-        what: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is not what it should be.
-    #[error("`{path}` is damaged or of another kind: {what}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// The file has no such tensor.
-    #[error("`{path}` has no tensor `{tensor}`")]
-    NoTensor {
-        /// The file.
-        path: PathBuf,
-        /// The name asked for.
-        tensor: String,
-    },
-    /// A tensor's values cannot be represented here.
-    #[error("`{path}`, tensor `{tensor}`: {what}")]
-    Tensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// What is wrong.
-        what: String,
-    },
-}
-
-impl IoError {
-    pub(crate) fn system(what: &'static str, path: &Path, source: std::io::Error) -> IoError {
-        IoError::System { what, path: path.to_owned(), source }
-    }
-
-    pub(crate) fn format(path: &Path, what: impl Into<String>) -> IoError {
-        IoError::Format { path: path.to_owned(), what: what.into() }
-    }
-}
+mod manifest;
+pub mod weights;
+pub mod safetensors;
+pub mod atomic;
+mod volume;

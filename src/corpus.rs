@@ -1,24 +1,21 @@
-//! The text a model is trained on: its split, its batches and how predictable it is by counting.
-//!
-//! A token is a byte. The last tenth of the file is the validation split.
+//! The text a model is trained on, and how predictable it is by counting.
 //!
 //! # Invariants
-//! - Training batches never read a validation byte.
-//! - Batch `step` depends on the seed and the step alone, so a run can be resumed or repeated.
+//! - The split is the runtime's: what is counted is what a model learns from and is judged on.
 
 use std::fs;
 use std::path::Path;
 
-use crate::exit::Failure;
+use perilune_runtime::data::{
+    BatchShape, ByteText, DataError, Dataset, MIN_TEXT_BYTES, validation_from,
+};
 
-/// Fewest bytes that make a corpus.
-pub const MIN_BYTES: usize = 1024;
+use crate::exit::Failure;
 
 /// A text, split.
 #[derive(Clone, Debug)]
 pub struct Corpus {
-    bytes: Vec<u8>,
-    validation_from: usize,
+    text: ByteText,
 }
 
 /// Cross-entropy of the validation split under models that only count, in nats per byte.
@@ -30,17 +27,6 @@ pub struct Entropies {
     pub bigram: f64,
 }
 
-/// `[rows, length]` token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// Row-major ids.
-    pub tokens: Vec<i32>,
-    /// Number of sequences.
-    pub rows: usize,
-    /// Tokens in each.
-    pub length: usize,
-}
-
 impl Corpus {
     /// Reads a text file.
     ///
@@ -50,98 +36,60 @@ impl Corpus {
         let bytes = fs::read(path).map_err(|error| {
             Failure::input(format!("cannot read the data `{}`: {error}", path.display()))
         })?;
-        if let Err(error) = std::str::from_utf8(&bytes) {
-            let headline = format!(
-                "the data `{}` is not UTF-8 at byte {}",
-                path.display(),
-                error.valid_up_to()
-            );
-            return Err(Failure::input(headline).help("give a plain text file"));
-        }
-        Corpus::new(bytes).map_err(|short| {
-            Failure::input(format!("the data `{}` {short}", path.display()))
-                .help("training wants some hundred kilobytes of text")
+        Corpus::new(bytes).map_err(|error| {
+            let what = match error {
+                DataError::NotUtf8 { at } => format!("is not UTF-8 at byte {at}"),
+                DataError::ShortText { bytes: 0 } => "is empty".to_owned(),
+                DataError::ShortText { bytes } => {
+                    format!("has {bytes} bytes, fewer than {MIN_TEXT_BYTES}")
+                }
+                other => format!("cannot be used: {other}"),
+            };
+            Failure::input(format!("the data `{}` {what}", path.display()))
+                .help("give a plain text file of some hundred kilobytes")
         })
     }
 
     /// Splits a text.
     ///
     /// # Errors
-    /// When it is shorter than [`MIN_BYTES`].
-    pub fn new(bytes: Vec<u8>) -> Result<Self, String> {
-        if bytes.is_empty() {
-            return Err("is empty".into());
-        }
-        if bytes.len() < MIN_BYTES {
-            return Err(format!("has {} bytes, fewer than {MIN_BYTES}", bytes.len()));
-        }
-        let validation_from = bytes.len() - bytes.len() / 10;
-        Ok(Corpus { bytes, validation_from })
+    /// When it is too short or not UTF-8.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, DataError> {
+        Ok(Corpus { text: ByteText::new(bytes)? })
+    }
+
+    /// Batches of one shape.
+    ///
+    /// # Errors
+    /// When a part of the text is shorter than one row.
+    pub fn batches(&self, shape: BatchShape) -> Result<Dataset<&ByteText>, DataError> {
+        Dataset::new(&self.text, shape)
     }
 
     /// The part to learn from.
     pub fn train(&self) -> &[u8] {
-        &self.bytes[..self.validation_from]
+        self.parts().0
     }
 
     /// The part to be judged on.
     pub fn validation(&self) -> &[u8] {
-        &self.bytes[self.validation_from..]
+        self.parts().1
     }
 
     /// The largest token id.
     pub fn max_token(&self) -> u8 {
-        self.bytes.iter().copied().max().unwrap_or(0)
+        self.text.bytes().iter().copied().max().unwrap_or(0)
     }
 
-    /// A training batch: `rows` windows at pseudo-random places; `None` if the text is too short.
-    pub fn train_batch(&self, seed: u64, step: u64, rows: usize, length: usize) -> Option<Batch> {
-        let text = self.train();
-        let places = text.len().checked_sub(length)? as u64 + 1;
-        let starts = (0..rows as u64).map(|row| {
-            let draw = mix(mix(mix(seed) ^ step) ^ row);
-            // The high half of a 128-bit product maps a draw to a place with no modulo bias worth naming.
-            ((u128::from(draw) * u128::from(places)) >> 64) as usize
-        });
-        Some(gather(text, starts, rows, length))
-    }
-
-    /// Validation batches: windows side by side from the start, `count` batches at most. Windows
-    /// overlap by one byte, so that every byte but the first is predicted exactly once.
-    pub fn validation_batches(&self, rows: usize, length: usize, count: usize) -> Vec<Batch> {
-        let text = self.validation();
-        if length < 2 || text.len() < length {
-            return Vec::new();
-        }
-        let windows = (text.len() - 1) / (length - 1);
-        let batches = (windows / rows.max(1)).min(count);
-        let batch = |b: usize| {
-            let starts = (0..rows).map(move |row| (b * rows + row) * (length - 1));
-            gather(text, starts, rows, length)
-        };
-        (0..batches).map(batch).collect()
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let bytes = self.text.bytes();
+        bytes.split_at(validation_from(bytes.len() as u64) as usize)
     }
 
     /// How well counting predicts the validation split after reading the training split.
     pub fn entropies(&self) -> Entropies {
         entropies(self.train(), self.validation())
     }
-}
-
-fn gather(text: &[u8], starts: impl Iterator<Item = usize>, rows: usize, length: usize) -> Batch {
-    let mut tokens = Vec::with_capacity(rows * length);
-    for start in starts {
-        tokens.extend(text[start..start + length].iter().map(|&byte| i32::from(byte)));
-    }
-    Batch { tokens, rows, length }
-}
-
-/// SplitMix64's finaliser: every input bit moves every output bit.
-fn mix(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Cross-entropies of `validation` under counts taken from `train`, in nats per byte.
@@ -189,6 +137,12 @@ pub fn entropies(train: &[u8], validation: &[u8]) -> Entropies {
 mod tests {
     use super::*;
 
+    /// A bit that looks independent of its neighbours.
+    fn bit(i: u64) -> u8 {
+        let x = (i ^ (i >> 7)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((x ^ (x >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 63) as u8
+    }
+
     #[test]
     fn uniform_bytes_cost_ln_256_and_a_cycle_costs_nothing_with_context() {
         let cycle: Vec<u8> = (0..=255u8).cycle().take(256 * 400).collect();
@@ -199,7 +153,7 @@ mod tests {
 
     #[test]
     fn independent_bits_gain_nothing_from_context() {
-        let coin: Vec<u8> = (0..200_000u64).map(|i| b'a' + (mix(i) & 1) as u8).collect();
+        let coin: Vec<u8> = (0..200_000u64).map(|i| b'a' + bit(i)).collect();
         let e = entropies(&coin[..180_000], &coin[180_000..]);
         assert!((e.unigram - 2f64.ln()).abs() < 5e-3, "{e:?}");
         assert!((e.bigram - 2f64.ln()).abs() < 5e-3, "{e:?}");
@@ -232,35 +186,18 @@ mod tests {
     }
 
     #[test]
-    fn training_batches_are_repeatable_and_stay_out_of_validation() {
-        let mut bytes = vec![1u8; 9_000];
-        bytes.resize(10_000, 2);
-        let corpus = Corpus::new(bytes).expect("long enough");
-        let first = corpus.train_batch(7, 3, 64, 100).expect("fits");
-        assert_eq!(Some(&first), corpus.train_batch(7, 3, 64, 100).as_ref());
-        assert!((0..200).all(|step| {
-            let batch = corpus.train_batch(7, step, 64, 100).expect("fits");
-            batch.tokens.iter().all(|&t| t == 1)
-        }));
-        assert!(corpus.train_batch(7, 0, 1, 9_001).is_none());
-    }
-
-    #[test]
-    fn every_validation_byte_is_predicted_once() {
-        let bytes: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
-        let corpus = Corpus::new(bytes).expect("long enough");
-        let batches = corpus.validation_batches(1, 11, usize::MAX);
-        let targets: Vec<i32> = batches.iter().flat_map(|b| b.tokens[1..].to_vec()).collect();
-        let want: Vec<i32> = corpus.validation()[1..].iter().map(|&b| i32::from(b)).collect();
-        assert_eq!(targets[..], want[..targets.len()]);
-        assert!(want.len() - targets.len() < 10);
-        assert!(corpus.validation_batches(1, 1, 4).is_empty());
-        assert!(corpus.validation_batches(4, 5_000, 4).is_empty());
+    fn what_is_counted_is_what_batches_are_made_of() {
+        let corpus = Corpus::new((0..2005u32).map(|i| (i % 90) as u8).collect());
+        let corpus = corpus.expect("long enough");
+        let batches = corpus.batches(BatchShape { rows: 1, seq: 4 }).expect("long enough");
+        assert_eq!(batches.train_len(), corpus.train().len() as u64);
+        let first = batches.eval_batch(0).expect("there is one").tokens;
+        assert!(first.iter().zip(corpus.validation()).all(|(a, b)| *a == i32::from(*b)));
     }
 
     #[test]
     fn short_or_empty_data_is_refused() {
-        assert_eq!(Corpus::new(Vec::new()).expect_err("empty"), "is empty");
+        assert!(matches!(Corpus::new(Vec::new()), Err(DataError::ShortText { bytes: 0 })));
         assert!(Corpus::new(vec![0; 10]).is_err());
     }
 }

@@ -6,12 +6,11 @@
 //!
 //! # Invariants
 //! - stdout is data, stderr is messages; exit codes are those of [`exit::Exit`].
-//! - Outputs are written whole or not at all ([`atomic_file`]).
+//! - Outputs are written whole or not at all ([`perilune_runtime::io::atomic`]).
 
 pub mod exit;
 pub mod console;
 pub mod render;
-pub mod atomic_file;
 pub mod loader;
 pub mod library;
 pub mod corpus;

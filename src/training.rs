@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use perilune_plan::{DType, Entry, FeedDecl};
+use perilune_runtime::data::{Batch, BatchShape, DataError};
 use perilune_runtime::{Fetches, HostTensor, RuntimeError, Session};
 
-use crate::corpus::{Batch, Corpus};
+use crate::corpus::Corpus;
 use crate::exit::{Exit, Failure};
 use crate::metrics::{End, Eval, Profile, ProfileRow, Record, Step, median};
 
@@ -70,6 +71,7 @@ pub fn train(
 ) -> Result<End, Failure> {
     let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
     check_vocabulary(session, corpus)?;
+    let batches = corpus.batches(shape).map_err(|error| data(&error))?;
     if entry(session, INIT).is_ok() {
         run(session, INIT, &Given { step: 0, batch: None, settings })?;
     }
@@ -81,8 +83,7 @@ pub fn train(
         if settings.profile_steps > 0 && step + settings.profile_steps == settings.steps + 1 {
             session.set_profiling(true);
         }
-        let batch = corpus.train_batch(settings.seed, step, shape.0, shape.1 + 1);
-        let batch = batch.ok_or_else(|| too_short("training", shape.1))?;
+        let batch = batches.train_batch(settings.seed, step).map_err(|error| data(&error))?;
         let record = train_step(session, step, &batch, settings)?;
         rates.push(record.tokens_per_s);
         non_finite = if record.loss.is_finite() { 0 } else { non_finite + 1 };
@@ -96,8 +97,8 @@ pub fn train(
         let last = step == settings.steps;
         let due = settings.eval_every > 0 && step % settings.eval_every == 0;
         if (due && !last) || (last && settings.final_eval) {
-            let batches = if last { usize::MAX } else { settings.eval_batches };
-            let eval = evaluate(session, corpus, step, batches, settings)?;
+            let count = if last { u64::MAX } else { settings.eval_batches as u64 };
+            let eval = evaluate(session, corpus, step, count, settings)?;
             validation_loss = eval.loss;
             observer.record(Record::Eval(eval))?;
         }
@@ -116,19 +117,19 @@ pub fn train(
     Ok(end)
 }
 
-/// `(rows, tokens in each)` of an entry's batches; several micro-batches count as more rows.
+/// Rows of an entry's batches and tokens in each; several micro-batches count as more rows.
 ///
 /// # Errors
 /// When the entry does not read token ids.
-pub fn batch_shape(entry: &Entry) -> Result<(usize, usize), Failure> {
+pub fn batch_shape(entry: &Entry) -> Result<BatchShape, Failure> {
     let feed = entry.feeds.iter().find(|feed| feed.name == "tokens");
     let feed = feed.filter(|feed| feed.dtype == DType::i32).ok_or_else(|| {
         Failure::input(format!("`{}` has no input `tokens` of i32", entry.name))
             .help("training on text feeds `tokens`, `targets` and `step`")
     })?;
     match feed.shape.split_last() {
-        Some((&length, rows)) if length > 0 && rows.iter().all(|&r| r > 0) => {
-            Ok((rows.iter().product::<u64>() as usize, length as usize))
+        Some((&seq, rows)) if seq > 0 && rows.iter().all(|&r| r > 0) => {
+            Ok(BatchShape { rows: rows.iter().product::<u64>() as usize, seq: seq as usize })
         }
         _ => Err(Failure::input("`tokens` must have rows and a length, none of them 0")),
     }
@@ -155,9 +156,9 @@ fn check_vocabulary(session: &Session, corpus: &Corpus) -> Result<(), Failure> {
     Err(Failure::input(headline).help("tokens are bytes: use a model with `vocab` 256"))
 }
 
-fn too_short(part: &str, length: usize) -> Failure {
-    Failure::input(format!("the {part} part of the text is shorter than {} bytes", length + 1))
-        .help("give a longer text or a smaller `seq`")
+/// What is wrong with the text, for this model.
+fn data(error: &DataError) -> Failure {
+    Failure::input(error.to_string()).help("give a longer text or a smaller `seq`")
 }
 
 /// What the feeds of one call are made of.
@@ -177,15 +178,10 @@ fn run(session: &mut Session, name: &str, given: &Given<'_>) -> Result<Fetches, 
 }
 
 fn feed(decl: &FeedDecl, given: &Given<'_>) -> Result<HostTensor, Failure> {
-    let tokens = |skip: usize| {
-        let batch = given.batch?;
-        let rows = batch.tokens.chunks(batch.length);
-        let ids = rows.flat_map(|row| row[skip..skip + batch.length - 1].iter().copied());
-        Some(HostTensor::from_i32(&decl.shape, &ids.collect::<Vec<i32>>()).map_err(runtime))
-    };
+    let ids = |ids: &[i32]| HostTensor::from_i32(&decl.shape, ids).map_err(runtime);
     let value = match decl.name.as_str() {
-        "tokens" => tokens(0),
-        "targets" => tokens(1),
+        "tokens" => given.batch.map(|batch| ids(&batch.tokens)),
+        "targets" => given.batch.map(|batch| ids(&batch.targets)),
         "step" => Some(scalar(decl, given.step as f64)),
         "seed" => Some(scalar(decl, given.settings.seed as f64)),
         other => given.settings.inputs.get(other).map(|&value| scalar(decl, value)),
@@ -216,7 +212,7 @@ fn train_step(
     let start = Instant::now();
     let fetches = run(session, TRAIN_STEP, &Given { step, batch: Some(batch), settings })?;
     let seconds = start.elapsed().as_secs_f64();
-    let tokens = batch.rows * (batch.length - 1);
+    let tokens = batch.tokens.len();
     let loss = loss_of(&fetches)?;
     let tokens_per_s = tokens as f64 / seconds.max(1e-9);
     let mut record = Step { step, loss, seconds, tokens_per_s, ..Step::default() };
@@ -256,21 +252,21 @@ fn evaluate(
     session: &mut Session,
     corpus: &Corpus,
     step: u64,
-    count: usize,
+    count: u64,
     settings: &Settings,
 ) -> Result<Eval, Failure> {
-    let (rows, length) = batch_shape(entry(session, EVAL)?)?;
-    let batches = corpus.validation_batches(rows, length + 1, count);
-    if batches.is_empty() {
-        return Err(too_short("validation", rows * length));
+    let shape = batch_shape(entry(session, EVAL)?)?;
+    let batches = corpus.batches(shape).map_err(|error| data(&error))?;
+    let (mut sum, mut tokens) = (0.0, 0);
+    for index in 0..batches.eval_batches().min(count.max(1)) {
+        let batch = batches.eval_batch(index).map_err(|error| data(&error))?;
+        let given = Given { step, batch: Some(&batch), settings };
+        // The last batch may have rows that are not counted.
+        let predicted = batch.predicted() as u64;
+        sum += loss_of(&run(session, EVAL, &given)?)? * predicted as f64;
+        tokens += predicted;
     }
-    let mut sum = 0.0;
-    for batch in &batches {
-        let given = Given { step, batch: Some(batch), settings };
-        sum += loss_of(&run(session, EVAL, &given)?)?;
-    }
-    let loss = sum / batches.len() as f64;
-    Ok(Eval { step, loss, tokens: (batches.len() * rows * length) as u64 })
+    Ok(Eval { step, loss: sum / tokens as f64, tokens })
 }
 
 /// Time by node; nodes of repeated layers (`layers.3.attn`) are added up as `layers.*.attn`.

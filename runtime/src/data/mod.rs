@@ -136,6 +136,20 @@ pub trait Tokens {
     fn read(&self, start: u64, out: &mut [i32]) -> Result<(), DataError>;
 }
 
+impl<T: Tokens + ?Sized> Tokens for &T {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn vocab(&self) -> u32 {
+        (**self).vocab()
+    }
+
+    fn read(&self, start: u64, out: &mut [i32]) -> Result<(), DataError> {
+        (**self).read(start, out)
+    }
+}
+
 /// Rows and tokens of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchShape {

@@ -10,7 +10,7 @@ fn l(extent: u64, a: i64, b: i64, c: i64) -> Loop {
 
 /// `batch × [m, k] · [k, n]`, all row-major.
 fn dense(batch: u64, m: u64, n: u64, k: u64) -> Contract {
-    let (mi, ki) = (m as i64, k as i64);
+    let (mi, ni, ki) = (m as i64, n as i64, k as i64);
     Contract {
         a: whole(0),
         b: whole(1),

@@ -82,17 +82,22 @@ fn gemm(threads: usize) -> Result<(), RuntimeError> {
     ];
     for (batch, m, n, k) in square.into_iter().chain(other) {
         // `x · Wᵀ`, as most of a model's products are.
-        for (form, b) in [("nt", [1, k as i64]), ("nn", [n as i64, 1])] {
-            let (mi, ni, ki) = (m as i64, n as i64, k as i64);
+        let (mi, ni, ki) = (m as i64, n as i64, k as i64);
+        for (form, a, b) in [
+            ("nt", [ki, 1], [1, ki]),
+            ("nn", [ki, 1], [ni, 1]),
+            ("tn", [1, mi], [ni, 1]),
+            ("tt", [1, mi], [1, ki]),
+        ] {
             let op = StepOp::Contract(Contract {
                 a: whole(0),
                 b: whole(1),
                 c: whole(2),
                 batch: vec![Loop { extent: batch, a: mi * ki, b: ki * ni, c: mi * ni }],
                 sum: Vec::new(),
-                m: Loop { extent: m, a: ki, b: 0, c: ni },
+                m: Loop { extent: m, a: a[0], b: 0, c: ni },
                 n: Loop { extent: n, a: 0, b: b[1], c: 1 },
-                k: Loop { extent: k, a: 1, b: b[0], c: 0 },
+                k: Loop { extent: k, a: a[1], b: b[0], c: 0 },
                 alpha: 1.0,
                 accumulate: false,
                 symmetric: false,

@@ -47,16 +47,23 @@ struct Tiling {
 /// Cuts a product of these extents.
 fn tiling(extents: Extents, sums: u64, symmetric: bool) -> Tiling {
     let Extents { m, n, .. } = extents;
-    let flops = extents.flops().saturating_mul(sums);
-    let (rows, columns) = tile_edges(m, n, flops);
+    let effort = effort(extents).saturating_mul(sums);
+    let (rows, columns) = tile_edges(m, n, effort);
     let edge = rows.min(columns);
     let (rows, columns) = if symmetric { (edge, edge) } else { (rows, columns) };
     let (row_tiles, column_tiles) = (m.div_ceil(rows), n.div_ceil(columns));
     let group = match row_tiles * column_tiles {
-        1 => (TASK_FLOPS / flops.max(1)).clamp(1, 1 << 12) as usize,
+        1 => (TASK_FLOPS / effort.max(1)).clamp(1, 1 << 12) as usize,
         _ => 1,
     };
     Tiling { rows, columns, row_tiles, column_tiles, group }
+}
+
+/// Operations that a product takes as long as: one with few rows waits for memory instead.
+pub(crate) fn effort(extents: Extents) -> u64 {
+    const FEW: usize = 16;
+    let Extents { m, n, k } = extents;
+    Extents { m: m.max(FEW), n: n.max(FEW), k }.flops()
 }
 
 /// Rows and columns of a tile of an `m × n` result that costs `flops`; never 0.

@@ -9,7 +9,7 @@
 //! - Sums of a row go over 16 lanes, lane `i` taking elements `i, i + 16, …`, then over the lanes
 //!   in order: the same on every processor with fused multiply-add.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Lanes of a row sum.
 const LANES: usize = 16;
@@ -48,86 +48,143 @@ fn power_of_two(n: i32) -> f32 {
 
 /// Replaces each x by e^(x − shift) and returns the sum.
 pub fn exp_row(arch: Arch, row: &mut [f32], shift: f32) -> f32 {
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            let mut lanes = [0f32; LANES];
-            let mut chunks = row.chunks_exact_mut(LANES);
-            for chunk in &mut chunks {
-                for (x, lane) in chunk.iter_mut().zip(&mut lanes) {
-                    *x = exp(*x - shift);
-                    *lane += *x;
-                }
-            }
-            for (x, lane) in chunks.into_remainder().iter_mut().zip(&mut lanes) {
-                *x = exp(*x - shift);
-                *lane += *x;
-            }
-            lanes.iter().sum()
-        },
-    )
+    arch.dispatch(ExpRow { row, shift })
 }
 
 /// The largest element; −∞ for an empty row. NaN is passed over (it stays in the row).
 pub fn max_row(arch: Arch, row: &[f32]) -> f32 {
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            let mut lanes = [f32::NEG_INFINITY; LANES];
-            let mut chunks = row.chunks_exact(LANES);
-            for chunk in &mut chunks {
-                for (x, lane) in chunk.iter().zip(&mut lanes) {
-                    *lane = if *x > *lane { *x } else { *lane };
-                }
-            }
-            for (x, lane) in chunks.remainder().iter().zip(&mut lanes) {
-                *lane = if *x > *lane { *x } else { *lane };
-            }
-            lanes.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max })
-        },
-    )
+    arch.dispatch(MaxRow { row })
 }
 
 /// Multiplies a row.
 pub fn scale_row(arch: Arch, row: &mut [f32], factor: f32) {
-    arch.dispatch(
-        #[inline(always)]
-        || row.iter_mut().for_each(|x| *x *= factor),
-    );
+    arch.dispatch(ScaleRow { row, factor });
 }
 
 /// The inner product of two rows of one length.
 pub fn dot(arch: Arch, a: &[f32], b: &[f32]) -> f32 {
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            let mut lanes = [0f32; LANES];
-            let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-            for (x, y) in (&mut a).zip(&mut b) {
-                for ((x, y), lane) in x.iter().zip(y).zip(&mut lanes) {
-                    *lane = x.mul_add(*y, *lane);
-                }
-            }
-            for ((x, y), lane) in a.remainder().iter().zip(b.remainder()).zip(&mut lanes) {
-                *lane = x.mul_add(*y, *lane);
-            }
-            lanes.iter().sum()
-        },
-    )
+    arch.dispatch(Dot { a, b })
 }
 
 /// Softmax's backward on one row: `p ← e^(s − lse)`, `ds ← p · (dp − delta)`, where `s` and `dp`
 /// come in and `p` and `ds` go out.
 pub fn softmax_grad_row(arch: Arch, s: &mut [f32], dp: &mut [f32], lse: f32, delta: f32) {
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            for (s, dp) in s.iter_mut().zip(dp) {
-                *s = exp(*s - lse);
-                *dp = *s * (*dp - delta);
+    arch.dispatch(SoftmaxGradRow { s, dp, lse, delta });
+}
+
+// One struct an operation, not a closure: its body is sure to be compiled for the processor found.
+
+struct ExpRow<'a> {
+    row: &'a mut [f32],
+    shift: f32,
+}
+
+impl WithSimd for ExpRow<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f32 {
+        let ExpRow { row, shift } = self;
+        for x in row.iter_mut() {
+            *x = exp(*x - shift);
+        }
+        let (chunks, rest) = row.as_chunks::<LANES>();
+        let mut lanes = [0f32; LANES];
+        for chunk in chunks {
+            for i in 0..LANES {
+                lanes[i] += chunk[i];
             }
-        },
-    );
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += *x;
+        }
+        lanes.iter().sum()
+    }
+}
+
+struct MaxRow<'a> {
+    row: &'a [f32],
+}
+
+impl WithSimd for MaxRow<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f32 {
+        let (chunks, rest) = self.row.as_chunks::<LANES>();
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for chunk in chunks {
+            for i in 0..LANES {
+                lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+            }
+        }
+        let mut max = f32::NEG_INFINITY;
+        for x in lanes.iter().chain(rest) {
+            max = if *x > max { *x } else { max };
+        }
+        max
+    }
+}
+
+struct ScaleRow<'a> {
+    row: &'a mut [f32],
+    factor: f32,
+}
+
+impl WithSimd for ScaleRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for x in self.row {
+            *x *= self.factor;
+        }
+    }
+}
+
+struct Dot<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+}
+
+impl WithSimd for Dot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f32 {
+        let (a, a_rest) = self.a.as_chunks::<LANES>();
+        let (b, b_rest) = self.b.as_chunks::<LANES>();
+        let mut lanes = [0f32; LANES];
+        for (x, y) in a.iter().zip(b) {
+            for i in 0..LANES {
+                lanes[i] = x[i].mul_add(y[i], lanes[i]);
+            }
+        }
+        for ((x, y), lane) in a_rest.iter().zip(b_rest).zip(&mut lanes) {
+            *lane = x.mul_add(*y, *lane);
+        }
+        lanes.iter().sum()
+    }
+}
+
+struct SoftmaxGradRow<'a> {
+    s: &'a mut [f32],
+    dp: &'a mut [f32],
+    lse: f32,
+    delta: f32,
+}
+
+impl WithSimd for SoftmaxGradRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let SoftmaxGradRow { s, dp, lse, delta } = self;
+        for (s, dp) in s.iter_mut().zip(dp) {
+            *s = exp(*s - lse);
+            *dp = *s * (*dp - delta);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,15 @@ use std::cell::RefCell;
 use perilune_plan::DType;
 
 use super::memory::Span;
+use super::transpose::transpose;
 use crate::tensor::{round_bf16, widen_bf16};
 
 /// Contracted elements widened at a time.
 const WIDEN_K: usize = 1024;
+/// Contracted elements transposed at a time.
+const TRANSPOSE_K: usize = 512;
+/// Rows of a result from which a transposed copy of `b` pays.
+const TRANSPOSE_ROWS: usize = 32;
 
 /// A strided matrix in memory: element `(i, j)` lies `i·rs + j·cs` elements after `base`.
 #[derive(Clone, Copy, Debug)]
@@ -168,9 +173,53 @@ pub struct Scale {
     pub keep: bool,
 }
 
+thread_local! {
+    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// # Safety
 /// As [`multiply`]; all three are f32.
 unsafe fn multiply_f32(c: Operand, a: Operand, b: Operand, extents: Extents, scale: Scale) {
+    let Extents { m, n, k } = extents;
+    if c.cs != 1 && c.rs == 1 {
+        // Cᵀ = Bᵀ Aᵀ: from here on the result is row-major where it can be.
+        let swapped = Extents { m: n, n: m, k };
+        let (a, b) = (b.transposed(), a.transposed());
+        // SAFETY: the same elements under other names.
+        return unsafe { multiply_row_major(c.transposed(), a, b, swapped, scale) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { multiply_row_major(c, a, b, extents, scale) }
+}
+
+/// # Safety
+/// As [`multiply`]; all three are f32.
+unsafe fn multiply_row_major(c: Operand, a: Operand, b: Operand, extents: Extents, scale: Scale) {
+    let Extents { m, n, k } = extents;
+    if b.cs == 1 || b.rs != 1 || m < TRANSPOSE_ROWS || k < 8 || n < 8 {
+        // SAFETY: the caller's promise.
+        return unsafe { call_gemm(c, a, b, extents, scale) };
+    }
+    PANEL.with_borrow_mut(|panel| {
+        let mut scale = scale;
+        for begin in (0..k).step_by(TRANSPOSE_K) {
+            let part = TRANSPOSE_K.min(k - begin);
+            panel.resize(n * part, 0.0);
+            let from = b.at(begin, 0).base.cast::<f32>();
+            // SAFETY: the caller's promise; the panel belongs to this thread.
+            unsafe {
+                transpose(from, b.cs, n, part, panel);
+                let b = Operand::scratch(panel, n);
+                call_gemm(c, a.at(0, begin), b, Extents { m, n, k: part }, scale);
+            }
+            scale.keep = true;
+        }
+    });
+}
+
+/// # Safety
+/// As [`multiply`]; all three are f32.
+unsafe fn call_gemm(c: Operand, a: Operand, b: Operand, extents: Extents, scale: Scale) {
     let Extents { m, n, k } = extents;
     if m == 0 || n == 0 || (k == 0 && scale.keep) {
         return;

@@ -7,7 +7,7 @@
 use perilune_plan::RaggedForm;
 
 use super::bind::StepFailure;
-use super::contract::tile_edges;
+use super::contract::{effort, tile_edges};
 use super::matrix::{Extents, Operand, Scale, multiply};
 use super::memory::Span;
 use super::pool::Pool;
@@ -86,7 +86,7 @@ impl RaggedStep {
             RaggedForm::Rows => Extents { m: len, n: self.n, k: self.k },
             RaggedForm::Outer => Extents { m: self.k, n: self.n, k: len },
         };
-        let (rows, columns) = tile_edges(whole.m, whole.n, whole.flops());
+        let (rows, columns) = tile_edges(whole.m, whole.n, effort(whole));
         for row in (0..whole.m).step_by(rows) {
             for column in (0..whole.n).step_by(columns) {
                 let m = rows.min(whole.m - row);

@@ -3,12 +3,15 @@
 //! # Invariants
 //! - Every variant names the place in the plan that it is about: kernel, entry, step, RON node.
 
-use perilune_plan::DType;
+use perilune_plan::{DType, PlanError};
 
 /// An error of [`crate::Session`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
+    /// The plan breaks its own rules.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// The plan was compiled for something else.
     #[error("the plan is for `{found}`, this device runs `{expected}`")]
     Target {

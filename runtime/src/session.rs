@@ -142,6 +142,8 @@ impl Session {
             let binder = Binder { plan: &plan, entry, spans, kernels: &kernels };
             entries.push(bind_entry(&binder, feed_offsets)?);
         }
+        // Binding has bounded every reach and names the node; this adds the plan's own rules.
+        plan.verify()?;
         let tensor_index =
             plan.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(Session {

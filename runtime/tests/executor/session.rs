@@ -204,7 +204,7 @@ fn arguments_must_match_a_kernels_parameters() {
     let decl = KernelDecl {
         name: "k".to_owned(),
         text: text.to_owned(),
-        params: vec![KernelParam { dtype: DType::f32, elems: 9, written: true }],
+        params: vec![KernelParam { dtype: DType::f32, elems: 9, written: false }],
         blocks: 1,
         threads: 1,
         flops: 0,

@@ -30,6 +30,8 @@ pub enum Target {
     Cpu,
     /// PTX for NVIDIA Hopper.
     Sm90a,
+    /// PTX for NVIDIA Ampere.
+    Sm80,
 }
 
 impl Target {
@@ -38,6 +40,7 @@ impl Target {
         match self {
             Target::Cpu => "cpu",
             Target::Sm90a => "sm_90a",
+            Target::Sm80 => "sm_80",
         }
     }
 }
@@ -78,7 +81,8 @@ pub fn lower_kernel(
 ) -> Result<Lowered, InternalError> {
     match target {
         Target::Cpu => lower_cpu(mlir, kernel),
-        Target::Sm90a => Err(InternalError::new("lower", "no PTX for loop kernels")),
+        Target::Sm90a => lower_gpu(mlir, kernel, &ptx::SM_90A),
+        Target::Sm80 => lower_gpu(mlir, kernel, &ptx::SM_80),
     }
 }
 
@@ -107,6 +111,22 @@ fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
     })
 }
 
+/// Threads and blocks in the gpu dialect, then PTX.
+fn lower_gpu(mlir: &Mlir, kernel: &Kernel, chip: &ptx::Chip) -> Result<Lowered, InternalError> {
+    let mapped = ptx::map(kernel)?;
+    let params = kernel_params(kernel);
+    Ok(Lowered {
+        text: ptx::assemble(mlir, &mapped, chip)?,
+        loops: mapped.as_module(),
+        blocks: mapped.blocks,
+        threads: mapped.threads,
+        bytes: params.iter().map(|p| p.elems * p.dtype.bytes()).sum(),
+        params,
+        flops: mapped.flops,
+        numerics: mapped.numerics,
+    })
+}
+
 /// The arguments of a launch.
 fn kernel_params(kernel: &Kernel) -> Vec<KernelParam> {
     let inputs = kernel.params.len();
@@ -118,7 +138,7 @@ fn kernel_params(kernel: &Kernel) -> Vec<KernelParam> {
 }
 
 /// Floating-point operations: those of every body at every point, and the combiners.
-fn flops(kernel: &Kernel) -> u64 {
+pub(crate) fn flops(kernel: &Kernel) -> u64 {
     let of = |op: &crate::program::KernelOp| match &op.kind {
         OpKind::Generic(g) => {
             let counts = |s: &&ScalarOp| matches!(s, ScalarOp::Unary(..) | ScalarOp::Binary(..));

@@ -61,7 +61,8 @@ pub(crate) fn shape(kernel: &Kernel, v: V) -> &[u64] {
     &kernel.ty(v).shape
 }
 
-fn common_prefix(shapes: &[&[u64]]) -> usize {
+/// Number of leading extents that all shapes have in common.
+pub(crate) fn common_prefix(shapes: &[&[u64]]) -> usize {
     let Some(first) = shapes.first() else { return 0 };
     (0..first.len()).take_while(|d| shapes.iter().all(|s| s.get(*d) == Some(&first[*d]))).count()
 }
@@ -86,7 +87,7 @@ fn row_dims(shapes: &[&[u64]], prefix: usize, needed: usize) -> usize {
 }
 
 /// Number of leading dimensions of a result that its horizontal reductions are indexed by.
-fn rows_needed(kernel: &Kernel, result: V) -> usize {
+pub(crate) fn rows_needed(kernel: &Kernel, result: V) -> usize {
     let dims: Vec<u64> = (0..shape(kernel, result).len()).map(|d| 1 << d.min(63)).collect();
     let mut seen = std::collections::HashSet::new();
     let mut mask = 0;

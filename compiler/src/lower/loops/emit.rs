@@ -116,13 +116,15 @@ pub(crate) struct Aside(Vec<Scope>);
 pub(crate) struct Emitter {
     scopes: Vec<Scope>,
     next: u32,
+    /// Functions as instructions of an NVIDIA GPU instead of math operations.
+    pub(crate) intrinsics: bool,
     pub(crate) vars: Vec<VarInfo>,
 }
 
 impl Emitter {
     /// An empty function body.
     pub(crate) fn new() -> Emitter {
-        Emitter { scopes: vec![Scope::default()], next: 0, vars: Vec::new() }
+        Emitter { scopes: vec![Scope::default()], next: 0, intrinsics: false, vars: Vec::new() }
     }
 
     /// Depth of the innermost open scope.

@@ -7,11 +7,14 @@
 
 mod body;
 mod emit;
+mod functions;
 mod index;
 mod memory;
 mod pull;
 mod reduce;
 mod roots;
+mod threads;
 
 pub(crate) use reduce::is_horizontal;
 pub(crate) use roots::{argument_types, emit_cpu};
+pub(crate) use threads::emit_gpu;

@@ -54,6 +54,8 @@ pub(crate) struct Pull<'k> {
     pub(crate) groups: Option<(Var, u32, u32)>,
     /// Threads that share a row's lanes; none on the CPU.
     pub(crate) team: Option<Team>,
+    /// Depth from which the threads of the team follow their own indices.
+    pub(crate) alone_from: usize,
     /// No vectors: an f64 is somewhere in the kernel.
     pub(crate) scalar_only: bool,
 }
@@ -87,6 +89,7 @@ impl<'k> Pull<'k> {
             quotients: HashMap::new(),
             groups: None,
             team: None,
+            alone_from: usize::MAX,
             scalar_only,
             tables: BTreeMap::new(),
         };

@@ -39,13 +39,16 @@ impl Pull<'_> {
         let depth = self.emit.index_depth(at);
         let points = if lanes { self.side_by_side(v, at) } else { vec![at.clone()] };
         let aside = self.emit.set_aside(depth);
-        let groups = self.groups;
+        let (groups, team) = (self.groups, self.team);
+        if depth >= self.alone_from {
+            self.team = None;
+        }
         let vals = if lanes || self.scalar_only {
             self.reduce_in_order(g, operands, &points)
         } else {
             self.reduce_in_lanes(g, operands, at).map(|v| vec![v])
         };
-        self.groups = groups;
+        (self.groups, self.team) = (groups, team);
         let dtype = self.ty(v).dtype;
         let vals = vals.map(|vals| {
             vals.into_iter().map(|val| self.emit.round(val, dtype)).collect::<Vec<_>>()
@@ -229,7 +232,7 @@ impl Pull<'_> {
             for (u, acc) in inner.into_iter().enumerate() {
                 self.groups = Some((var, nest.unroll, u as u32));
                 iter[lane] = Lin::var(var).offset(u as i64 * i64::from(LANES));
-                out.push(self.step(nest, &iter, acc)?);
+                out.push(self.on_their_own(|pull| pull.step(nest, &iter, acc))?);
             }
             self.groups = None;
             accs = self.emit.close(&out);
@@ -240,7 +243,7 @@ impl Pull<'_> {
             let (iv, inner) = self.emit.open_for(bounds, &[tail]);
             let var = self.loop_var(Source::Uniform(iv.to_string()), main, extent - 1, 1);
             iter[lane] = Lin::var(var);
-            let out = self.step(nest, &iter, inner[0])?;
+            let out = self.on_their_own(|pull| pull.step(nest, &iter, inner[0]))?;
             tail = self.emit.close(&[out])[0];
         }
         accs.push(tail);

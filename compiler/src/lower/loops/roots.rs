@@ -10,7 +10,6 @@ use super::pull::{LANES, Pull};
 use crate::diagnostic::InternalError;
 use crate::lower::tiling::Tiling;
 use crate::program::Kernel;
-use crate::scalar::Binary;
 use crate::types::Type;
 
 /// The CPU's loops of a kernel.
@@ -180,7 +179,11 @@ impl Pull<'_> {
     }
 
     /// Computes every result at every point, then stores them all.
-    fn store(&mut self, results: &[usize], points: &[Index]) -> Result<(), InternalError> {
+    pub(super) fn store(
+        &mut self,
+        results: &[usize],
+        points: &[Index],
+    ) -> Result<(), InternalError> {
         let mut pending = Vec::new();
         for k in results {
             let v = self.kernel.results[*k];
@@ -197,38 +200,5 @@ impl Pull<'_> {
             memory::store(&mut self.emit, slot, &flatten(at, &ty.shape), val);
         }
         Ok(())
-    }
-
-    /// Bounds of a loop over `0..extent` in steps, shared among the team.
-    pub(crate) fn team_bounds(&mut self, extent: i64, step: i64) -> [Val; 3] {
-        let extent = self.emit.index_const(extent);
-        match self.team {
-            None => [self.emit.index_const(0), extent, self.emit.index_const(step)],
-            Some(team) => {
-                let by = self.emit.index_const(step);
-                let first = self.emit.two("arith.muli", team.rank, by);
-                [first, extent, self.emit.index_const(step * i64::from(team.threads))]
-            }
-        }
-    }
-
-    /// The same bounds, moved up.
-    pub(crate) fn shifted(&mut self, [lo, hi, step]: [Val; 3], by: i64) -> [Val; 3] {
-        let by = self.emit.index_const(by);
-        let (lo, hi) = (self.emit.two("arith.addi", lo, by), self.emit.two("arith.addi", hi, by));
-        [lo, hi, step]
-    }
-
-    /// Combines a value over the threads of a team, in a butterfly: every thread gets the result.
-    pub(crate) fn across_team(&mut self, combine: Binary, val: Val) -> Val {
-        let Some(team) = self.team else { return val };
-        let mut val = val;
-        let mut distance = 1;
-        while distance < team.threads {
-            let other = self.emit.shuffle(val, distance, team.threads);
-            val = self.emit.binary(combine, val, other);
-            distance *= 2;
-        }
-        val
     }
 }

@@ -7,6 +7,8 @@
 //! - The text needs no library and no linking.
 
 mod assemble;
+mod loops;
+pub(crate) mod mapping;
 mod serial;
 
 #[cfg(test)]
@@ -43,6 +45,8 @@ pub(crate) struct GpuKernel {
     pub(crate) name: String,
     /// Parameters as MLIR writes them: flat memories.
     pub(crate) parameters: Vec<String>,
+    /// Memory of a block, as MLIR writes it.
+    pub(crate) shared: Vec<String>,
     /// Operations, without a terminator; thread and block numbers included.
     pub(crate) body: String,
     /// Number of blocks (CTAs).
@@ -58,13 +62,18 @@ pub(crate) struct GpuKernel {
 impl GpuKernel {
     /// The kernel as a module of its own.
     pub(crate) fn as_module(&self) -> String {
+        let workgroup = match self.shared.as_slice() {
+            [] => String::new(),
+            all => format!(" workgroup({})", all.join(", ")),
+        };
         let mut out = String::from("module attributes {gpu.container_module} {\n");
         let _ = writeln!(out, "gpu.module @kernels {{");
         let _ = writeln!(
             out,
-            "gpu.func @{}({}) kernel attributes {{known_block_size = array<i32: {}, 1, 1>}} {{",
+            "gpu.func @{}({}){} kernel attributes {{known_block_size = array<i32: {}, 1, 1>}} {{",
             self.name,
             self.parameters.join(", "),
+            workgroup,
             self.threads
         );
         let _ = writeln!(out, "{}gpu.return\n}}\n}}\n}}", self.body);
@@ -81,7 +90,7 @@ pub(crate) fn map(kernel: &Kernel) -> Result<GpuKernel, InternalError> {
     if serial_loops::serial_op(kernel).is_some() {
         return serial::map(kernel);
     }
-    Err(InternalError::new("ptx", format!("`{}` has no GPU mapping", kernel.name)))
+    loops::map(kernel)
 }
 
 /// PTX of a mapped kernel.

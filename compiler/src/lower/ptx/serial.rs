@@ -36,6 +36,7 @@ pub(super) fn map(kernel: &Kernel) -> Result<GpuKernel, InternalError> {
     Ok(GpuKernel {
         name: kernel.name.clone(),
         parameters: loops.parameters,
+        shared: Vec::new(),
         body,
         blocks: loops.units.div_ceil(threads),
         threads: threads as u32,

@@ -53,7 +53,8 @@ fn check(kernel: &Kernel) -> String {
     let mapped = map(kernel).expect("the kernel maps to threads");
     let mut texts = Vec::new();
     for chip in [SM_90A, SM_80] {
-        let ptx = assemble(&mlir, &mapped, &chip).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer));
+        let ptx =
+            assemble(&mlir, &mapped, &chip).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer));
         let again = assemble(&Mlir::new(), &mapped, &chip).expect("it did once");
         assert_eq!(ptx, again);
         assert!(ptx.contains(&format!(".target {}", chip.name)));
@@ -103,8 +104,7 @@ fn serial_kernels_become_ptx() {
     for (name, k) in [("top_8", 8), ("top_12", 12)] {
         let out = [1024, k];
         let op = DialectOp::TopK { k };
-        let ptx =
-            check(&serial_kernel(name, op, &[f32s(&[1024, 384])], &[f32s(&out), i32s(&out)]));
+        let ptx = check(&serial_kernel(name, op, &[f32s(&[1024, 384])], &[f32s(&out), i32s(&out)]));
         assert!(!ptx.contains(".local"), "no stack: {ptx}");
     }
 }

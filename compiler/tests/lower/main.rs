@@ -1,8 +1,11 @@
 //! Code generation: kernels through loops and CLIF, run and compared with their evaluation in f64.
 
+mod gpu;
 mod jit;
 mod kernels;
 mod make;
 mod math;
+mod ptxas;
 mod random;
 mod snapshots;
+mod threads;

@@ -122,6 +122,12 @@ pub(crate) fn check(mlir: &Mlir, kernel: &Kernel, args: &[Tensor]) -> Lowered {
     let lowered =
         lower_kernel(mlir, kernel, Target::Cpu).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer));
     let got = run(kernel, &lowered, args);
+    compare(kernel, args, &got, &lowered.loops);
+    lowered
+}
+
+/// Compares results with the evaluation in f64.
+pub(crate) fn compare(kernel: &Kernel, args: &[Tensor], got: &[Tensor], loops: &str) {
     let want = evaluate(kernel, args).expect("evaluates");
     for (k, (got, want)) in got.iter().zip(&want).enumerate() {
         let tolerance = match result_type(kernel, kernel.results[k]).dtype {
@@ -133,12 +139,7 @@ pub(crate) fn check(mlir: &Mlir, kernel: &Kernel, args: &[Tensor]) -> Lowered {
         for (i, (g, w)) in got.data.iter().zip(&want.data).enumerate() {
             let close =
                 (g - w).abs() <= tolerance * w.abs().max(1.0) || g == w || g.is_nan() && w.is_nan();
-            assert!(
-                close,
-                "{} result {k} element {i}: {g} instead of {w}\n{}",
-                kernel.name, lowered.loops
-            );
+            assert!(close, "{} result {k} element {i}: {g} instead of {w}\n{loops}", kernel.name);
         }
     }
-    lowered
 }

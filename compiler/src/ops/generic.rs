@@ -33,9 +33,10 @@ pub fn evaluate(g: &Generic, operands: &[&Tensor], dtypes: &[DType]) -> Tensor {
         let at: Vec<u64> = at
             .iter()
             .zip(&loads[n as usize].shape)
-            .map(|(i, d)| (*i).clamp(0, *d as i64 - 1) as u64)
+            .map(|(i, d)| (*i).min(*d as i64 - 1).max(0) as u64)
             .collect();
-        loads[n as usize].at(&at)
+        let tensor = loads[n as usize];
+        if tensor.data.is_empty() { 0.0 } else { tensor.at(&at) }
     };
     for_each_index(&g.extents, |index| {
         let values: Vec<f64> =

@@ -24,6 +24,9 @@ use crate::tensor::Tensor;
 use crate::types::Type;
 use form::{FormCx, FormError, Raw};
 
+pub use ragged_einsum::Ragged;
+pub use random::Distribution;
+pub use reduce::Reduction;
 pub use support::{Rng, Sample, TypeError};
 
 /// A value of a graph.
@@ -70,6 +73,9 @@ pub trait OpDef: Sized {
     const EXAMPLE: &'static str;
     /// Names of the results: the first goes by the node's own name, others as `node.name`.
     const RESULTS: &'static [&'static str] = &["y"];
+
+    /// Results that carry no gradient although they are floats.
+    const STATISTICS: &'static [usize] = &[];
 
     /// Its RON form: a struct named as the op.
     type Form: DeserializeOwned;
@@ -171,6 +177,13 @@ macro_rules! ops {
                 }
             }
 
+            /// Whether a result carries gradient: a float that is no statistic.
+            pub fn differentiable(&self, result: usize) -> bool {
+                match self {
+                    $(Op::$name(_) => !<$name as OpDef>::STATISTICS.contains(&result)),*
+                }
+            }
+
             /// See [`OpDef::attributes`].
             pub fn attributes(&self) -> String {
                 match self {
@@ -241,7 +254,20 @@ ops! {
     cast::Cast,
     fill::Fill,
     table::Table,
+    random::Random,
     stop_gradient::StopGradient,
+    softmax::Softmax,
+    log_sum_exp::LogSumExp,
+    gather::Gather,
+    scatter_add::ScatterAdd,
+    take_along::TakeAlong,
+    top_k::TopK,
+    arg_sort::ArgSort,
+    histogram::Histogram,
+    cum_sum::CumSum,
+    ragged_einsum::RaggedEinsum,
+    attention::Attention,
+    attention_grad::AttentionGrad,
 }
 
 /// The table's entry of a name.

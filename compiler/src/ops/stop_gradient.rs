@@ -35,6 +35,8 @@ impl OpDef for StopGradient {
     outputs: { "y": "y" },
 )"#;
 
+    const STATISTICS: &'static [usize] = &[0];
+
     type Form = Form;
 
     fn build(form: Form, cx: &mut dyn FormCx) -> Option<Built<Self>> {

@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use perilune_plan::{DType, Entry, FeedDecl};
 use perilune_runtime::data::{Batch, BatchShape, DataError};
-use perilune_runtime::{Fetches, HostTensor, RuntimeError, Session};
+use perilune_runtime::{Fetches, HostTensor, Session};
 
 use crate::corpus::Corpus;
 use crate::exit::{Exit, Failure};
+use crate::pipeline::runtime;
 use crate::metrics::{End, Eval, Profile, ProfileRow, Record, Step, median};
 
 /// Entry that sets the initial weights.
@@ -306,30 +307,6 @@ pub fn peak_rss_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
-}
-
-/// A runtime error as a failure: what data can cause is the user's, the rest is ours.
-pub fn runtime(error: RuntimeError) -> Failure {
-    let exit = match &error {
-        RuntimeError::Target { .. } => Exit::Integrity,
-        RuntimeError::Host { .. } | RuntimeError::Memory { .. } => Exit::Environment,
-        RuntimeError::NonFinite { .. } => Exit::NonFinite,
-        RuntimeError::MissingFeed { .. }
-        | RuntimeError::UnknownFeed { .. }
-        | RuntimeError::RepeatedFeed { .. }
-        | RuntimeError::FeedType { .. }
-        | RuntimeError::TensorType { .. }
-        | RuntimeError::UnknownTensor { .. }
-        | RuntimeError::UnknownEntry { .. } => Exit::Spec,
-        _ => Exit::Internal,
-    };
-    let mut headline = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        headline.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    Failure::new(exit, headline)
 }
 
 #[cfg(test)]

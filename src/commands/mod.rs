@@ -10,8 +10,14 @@ use clap::{Parser, Subcommand};
 use crate::console::{ColorChoice, Console};
 use crate::exit::{Exit, Failure};
 
-mod doctor;
+mod spec_args;
+
+mod check;
+mod train;
 mod explain;
+mod graph;
+mod doctor;
+mod parity;
 
 /// A compiler for training steps: model, optimizer and schedule in RON, to the CPU at hand and PTX.
 #[derive(Debug, Parser)]
@@ -32,6 +38,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Find every mistake of a spec at once, or say what the model costs
+    Check(check::Args),
+    /// Compile a training step and train on a text
+    Train(train::Args),
+    /// Draw the model as Graphviz text
+    Graph(graph::Args),
+    /// Hold the compiled path against numbers made elsewhere
+    Parity(parity::Args),
     /// Say more about an error code
     Explain(explain::Args),
     /// Look for what Perilune needs on this machine and say how to get what is missing
@@ -57,6 +71,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 
 fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
     match command {
+        Command::Check(args) => check::run(console, args),
+        Command::Train(args) => train::run(console, args),
+        Command::Graph(args) => graph::run(console, args),
+        Command::Parity(args) => parity::run(console, args),
         Command::Explain(args) => explain::run(console, args),
         Command::Doctor(args) => doctor::run(console, args),
     }

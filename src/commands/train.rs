@@ -1,0 +1,236 @@
+//! `perilune train SPEC --data FILE`: compile, train on a text, and leave a run folder.
+//!
+//! The folder holds `metrics.jsonl` (grows while it runs), `plan.perilune`, `weights.safetensors`
+//! and `report.html`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use perilune_plan::{Plan, TensorKind, container};
+use perilune_runtime::{Options, Session};
+use serde_json::json;
+
+use super::spec_args::{SpecArgs, pair};
+use crate::atomic_file;
+use crate::console::Console;
+use crate::corpus::{Corpus, Entropies};
+use crate::exit::{Exit, Failure};
+use crate::metrics::{self, End, Record, Run};
+use crate::pipeline::{self, Checked, runtime};
+use crate::training::{self, Observer, Settings};
+use crate::{report, summary, weights};
+
+/// Validation batches at each look before the last.
+const EVAL_BATCHES: usize = 8;
+/// Final steps timed by node for the report.
+const PROFILE_STEPS: u64 = 3;
+
+/// Arguments of `train`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    spec: SpecArgs,
+    /// The text to learn: UTF-8, its last tenth is kept for validation
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Folder for metrics, plan, weights and report
+    #[arg(long, value_name = "DIR", default_value = "runs/last")]
+    out: PathBuf,
+    /// Optimizer steps (the spec's `run` says how many by default)
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Steps between looks at the validation split; 0: none at all
+    #[arg(long)]
+    eval_every: Option<u64>,
+    /// Seed of initial weights and of the order of the data
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Worker threads (all cores); results do not depend on it
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Value of a further scalar input of the step
+    #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]
+    inputs: Vec<(String, String)>,
+}
+
+pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
+    let corpus = Corpus::read(&args.data)?;
+    let start = Instant::now();
+    let checked = args.spec.check()?;
+    let settings = settings(args, &checked)?;
+    let plan = pipeline::compile(&checked.elaborated)?;
+    let compile_seconds = start.elapsed().as_secs_f64();
+    let entropies = corpus.entropies();
+    let mut run = describe(args, &checked, &plan, &settings)?;
+    run.compile_seconds = compile_seconds;
+    (run.unigram, run.bigram) = (entropies.unigram, entropies.bigram);
+    console.note(&format!(
+        "{}: {} parameters, compiled in {compile_seconds:.2} s to {} kernels",
+        run.name, run.params_total, run.kernels
+    ));
+    save(&args.out.join("plan.perilune"), &container::write(&plan))?;
+    let options = Options { threads: args.threads, ..Options::default() };
+    let mut session = Session::new(plan, options).map_err(runtime)?;
+    run.threads = session.threads();
+    let mut log = Log::start(console, &args.out, run)?;
+    let outcome = training::train(&mut session, &corpus, &settings, &mut log);
+    log.close()?;
+    save(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
+    let end = outcome?;
+    save(&args.out.join("weights.safetensors"), &weights::safetensors(&session)?)?;
+    conclude(console, &args.out, &end, entropies);
+    Ok(Exit::Ok)
+}
+
+fn settings(args: &Args, checked: &Checked) -> Result<Settings, Failure> {
+    let train = checked.elaborated.train.as_ref().ok_or_else(|| {
+        Failure::input(format!("`{}` is a model without a training step", args.spec.spec.display()))
+            .help("give the `Train(..)` file beside it")
+    })?;
+    let default = |name: &str, other: u64| train.run.get(name).copied().unwrap_or(other);
+    let mut inputs = BTreeMap::new();
+    for (name, value) in &args.inputs {
+        let value = value.parse().map_err(|_| {
+            Failure::new(Exit::Usage, format!("--input {name}={value}: `{value}` is no number"))
+        })?;
+        inputs.insert(name.clone(), value);
+    }
+    let eval_every = args.eval_every.unwrap_or_else(|| default("eval_every", 100));
+    let steps = args.steps.unwrap_or_else(|| default("steps", 100));
+    Ok(Settings {
+        steps,
+        eval_every,
+        eval_batches: EVAL_BATCHES,
+        final_eval: eval_every > 0,
+        seed: args.seed.unwrap_or_else(|| default("seed", 0)),
+        profile_steps: PROFILE_STEPS.min(steps / 4),
+        inputs,
+    })
+}
+
+fn describe(
+    args: &Args,
+    checked: &Checked,
+    plan: &Plan,
+    settings: &Settings,
+) -> Result<Run, Failure> {
+    let figures = summary::summarize(&checked.elaborated.forward);
+    let entry = plan.entries.iter().find(|e| e.name == training::TRAIN_STEP);
+    let entry = entry.ok_or_else(|| Failure::internal("the plan has no `train_step`"))?;
+    let (rows, length) = training::batch_shape(entry)?;
+    let kept = plan.tensors.iter().filter(|t| t.kind != TensorKind::Buffer);
+    Ok(Run {
+        version: metrics::VERSION,
+        name: plan.name.clone(),
+        spec: args.spec.spec.display().to_string(),
+        data: args.data.display().to_string(),
+        steps: settings.steps,
+        tokens_per_step: (rows * length) as u64,
+        seed: settings.seed,
+        params_total: figures.params_total,
+        params_active: figures.params_active,
+        train_flops_per_token: figures.train_flops_per_token,
+        persistent_bytes: kept.map(|t| t.elems() * t.dtype.bytes()).sum(),
+        arena_bytes: entry.arena_bytes,
+        kernels: plan.kernels.len(),
+        launches: entry.steps.len(),
+        ..Run::default()
+    })
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    atomic_file::write(path, bytes).map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::environment(format!("cannot write `{}`: {error}", path.display()))
+        .help("pass --out a folder you may write, with space left")
+}
+
+/// Keeps the records, writes them down and moves the bar.
+struct Log<'a> {
+    console: &'a Console,
+    path: PathBuf,
+    writer: Option<metrics::Writer>,
+    records: Vec<Record>,
+    bar: ProgressBar,
+}
+
+impl<'a> Log<'a> {
+    fn start(console: &'a Console, out: &Path, run: Run) -> Result<Self, Failure> {
+        let path = out.join("metrics.jsonl");
+        let writer = std::fs::create_dir_all(out).and_then(|()| metrics::Writer::create(&path));
+        let writer = writer.map_err(|error| cannot_write(&path, &error))?;
+        let target = match console.live {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(run.steps), target);
+        let template = "{pos}/{len} {wide_bar} {msg} {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let mut log = Log { console, path, writer: Some(writer), records: Vec::new(), bar };
+        log.record(Record::Run(run))?;
+        Ok(log)
+    }
+
+    fn close(&mut self) -> Result<(), Failure> {
+        self.bar.finish_and_clear();
+        let finished = self.writer.take().map(metrics::Writer::finish);
+        finished.unwrap_or(Ok(())).map_err(|error| cannot_write(&self.path, &error))
+    }
+}
+
+impl Observer for Log<'_> {
+    fn record(&mut self, record: Record) -> Result<(), Failure> {
+        match &record {
+            Record::Step(step) => {
+                self.bar.set_message(format!("loss {:.3} {:.0} t/s", step.loss, step.tokens_per_s));
+                self.bar.inc(1);
+            }
+            Record::Eval(eval) => {
+                let line = format!("step {:>6}  validation loss {:.4}", eval.step, eval.loss);
+                self.bar.suspend(|| self.console.note(&line));
+            }
+            Record::Run(_) | Record::Profile(_) | Record::End(_) => {}
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.write(&record).map_err(|error| cannot_write(&self.path, &error))?;
+        }
+        self.records.push(record);
+        Ok(())
+    }
+}
+
+fn conclude(console: &Console, out: &Path, end: &End, entropies: Entropies) {
+    let finite = |value: f64| value.is_finite().then_some(value);
+    if console.json {
+        console.json(&json!({
+            "version": 1,
+            "ok": true,
+            "steps": end.steps,
+            "seconds": end.seconds,
+            "tokens_per_s": end.tokens_per_s,
+            "validation_loss": finite(end.validation_loss),
+            "unigram": entropies.unigram,
+            "bigram": entropies.bigram,
+            "peak_rss_bytes": end.peak_rss_bytes,
+            "out": out.display().to_string(),
+        }));
+        return;
+    }
+    let mut lines = Vec::new();
+    if let Some(loss) = finite(end.validation_loss) {
+        let verdict = if loss < entropies.bigram { "below" } else { "not below" };
+        lines.push(format!("validation loss   {loss:.4} nats per byte, {verdict} the bigram"));
+    }
+    lines.push(format!("bigram entropy    {:.4}", entropies.bigram));
+    lines.push(format!("unigram entropy   {:.4}", entropies.unigram));
+    lines.push(format!("tokens a second   {:.0}", end.tokens_per_s));
+    lines.push(format!("time              {:.1} s", end.seconds));
+    lines.push(format!("report            {}", out.join("report.html").display()));
+    console.data(&lines.join("\n"));
+}

@@ -1,0 +1,130 @@
+//! The road from a spec on disk to a session, with what can go wrong as one kind of failure.
+//!
+//! # Invariants
+//! - The compiler sees a [`Loader`], never a path of this machine.
+
+use std::path::Path;
+
+use perilune_compiler::diagnostic::{Diagnostics, InternalError};
+use perilune_compiler::elaborate::{self, Elaborated};
+use perilune_compiler::source::{Loader, SourceMap};
+use perilune_compiler::spec::names::NamesSpec;
+use perilune_plan::Plan;
+use perilune_runtime::{Options, RuntimeError, Session};
+
+use crate::exit::{Exit, Failure};
+use crate::loader::FolderLoader;
+
+/// A spec that holds, with its files and what was found to warn about.
+#[derive(Debug)]
+pub struct Checked {
+    /// What it means.
+    pub elaborated: Elaborated,
+    /// Its files.
+    pub sources: SourceMap,
+    /// Warnings.
+    pub warnings: Diagnostics,
+}
+
+/// Elaborates a spec, `Model(..)` or `Train(..)`; `sets` overrides dims.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+) -> Result<Checked, Failure> {
+    let load = if is_model(loader, path) { elaborate::load_model } else { elaborate::load_train };
+    let (elaborated, diagnostics, sources) = load(loader, path, sets);
+    match elaborated {
+        Some(elaborated) => Ok(Checked { elaborated, sources, warnings: diagnostics }),
+        None => Err(Failure::Spec { diagnostics, sources }),
+    }
+}
+
+/// Elaborates a spec given by its path on disk.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_file(path: &Path, sets: &[(String, String)]) -> Result<Checked, Failure> {
+    let (loader, below) = FolderLoader::for_spec(path);
+    check(&loader, &below, sets)
+}
+
+/// Whether the file's value is a `Model(..)`; a file that cannot be read is reported by the loader.
+fn is_model(loader: &dyn Loader, path: &str) -> bool {
+    let text = loader.load(path).unwrap_or_default();
+    let code = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with("//"));
+    code.is_some_and(|line| line.starts_with("Model"))
+}
+
+/// Elaborates and compiles for the CPU.
+///
+/// # Errors
+/// Everything that is wrong with the spec, or a bug of ours.
+pub fn plan(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+) -> Result<Plan, Failure> {
+    compile(&check(loader, path, sets)?.elaborated)
+}
+
+/// Compiles for the CPU.
+///
+/// # Errors
+/// A bug of ours.
+pub fn compile(elaborated: &Elaborated) -> Result<Plan, Failure> {
+    perilune_compiler::compile(elaborated, perilune_compiler::lower::Target::Cpu).map_err(internal)
+}
+
+/// Reads a table of checkpoint names.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_names(loader: &dyn Loader, path: &str) -> Result<NamesSpec, Failure> {
+    let (names, diagnostics, sources) = elaborate::load_names(loader, path);
+    names.ok_or(Failure::Spec { diagnostics, sources })
+}
+
+/// A session on the CPU.
+///
+/// # Errors
+/// When the plan cannot be bound.
+pub fn session(plan: Plan) -> Result<Session, Failure> {
+    Session::new(plan, Options::default()).map_err(runtime)
+}
+
+/// A broken invariant of the compiler as a failure.
+pub fn internal(error: InternalError) -> Failure {
+    let help = match error.reproducer.is_empty() {
+        true => "this is a bug in Perilune; please report it with the spec".to_owned(),
+        false => format!("this is a bug in Perilune; please report it with:\n{}", error.reproducer),
+    };
+    Failure::internal(error.to_string()).help(help)
+}
+
+/// A runtime error as a failure: what data can cause is the user's, the rest is ours.
+pub fn runtime(error: RuntimeError) -> Failure {
+    let exit = match &error {
+        RuntimeError::Target { .. } => Exit::Integrity,
+        RuntimeError::Host { .. } | RuntimeError::Memory { .. } => Exit::Environment,
+        RuntimeError::NonFinite { .. } => Exit::NonFinite,
+        RuntimeError::MissingFeed { .. }
+        | RuntimeError::UnknownFeed { .. }
+        | RuntimeError::RepeatedFeed { .. }
+        | RuntimeError::FeedType { .. }
+        | RuntimeError::TensorType { .. }
+        | RuntimeError::UnknownTensor { .. }
+        | RuntimeError::UnknownEntry { .. } => Exit::Spec,
+        _ => Exit::Internal,
+    };
+    let mut headline = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        headline.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    Failure::new(exit, headline)
+}

@@ -7,9 +7,11 @@ use std::path::Path;
 
 use perilune_compiler::diagnostic::{Diagnostics, InternalError};
 use perilune_compiler::elaborate::{self, Elaborated};
+use perilune_compiler::lower::Target;
 use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
+use perilune_runtime::io::IoError;
 use perilune_runtime::{Options, RuntimeError, Session};
 
 use crate::exit::{Exit, Failure};
@@ -76,7 +78,8 @@ pub fn plan(
 /// # Errors
 /// A bug of ours.
 pub fn compile(elaborated: &Elaborated) -> Result<Plan, Failure> {
-    perilune_compiler::compile(elaborated, perilune_compiler::lower::Target::Cpu).map_err(internal)
+    let compiled = perilune_compiler::compile::compile(elaborated, Target::Cpu);
+    Ok(compiled.map_err(internal)?.plan)
 }
 
 /// Reads a table of checkpoint names.
@@ -127,4 +130,13 @@ pub fn runtime(error: RuntimeError) -> Failure {
         source = cause.source();
     }
     Failure::new(exit, headline)
+}
+
+/// A file's error as a failure: the system's refusals are the machine's, damage is the file's.
+pub fn io(error: &IoError) -> Failure {
+    let exit = match error {
+        IoError::System { .. } => Exit::Environment,
+        _ => Exit::Integrity,
+    };
+    Failure::new(exit, error.to_string())
 }

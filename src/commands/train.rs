@@ -79,7 +79,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     log.close()?;
     save(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
     let end = outcome?;
-    save(&args.out.join("weights.safetensors"), &weights::safetensors(&session)?)?;
+    weights::write(&session, &args.out.join("weights.safetensors"))?;
     conclude(console, &args.out, &end, entropies);
     Ok(Exit::Ok)
 }

@@ -11,7 +11,7 @@ use perilune_compiler::lower::Target;
 use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
-use perilune_runtime::io::IoError;
+use perilune_runtime::io::safetensors::SafetensorsError;
 use perilune_runtime::{Options, RuntimeError, Session};
 
 use crate::exit::{Exit, Failure};
@@ -132,10 +132,10 @@ pub fn runtime(error: RuntimeError) -> Failure {
     Failure::new(exit, headline)
 }
 
-/// A file's error as a failure: the system's refusals are the machine's, damage is the file's.
-pub fn io(error: &IoError) -> Failure {
+/// A weights file's error as a failure: the system's refusals are the machine's, damage the file's.
+pub fn io(error: &SafetensorsError) -> Failure {
     let exit = match error {
-        IoError::System { .. } => Exit::Environment,
+        SafetensorsError::Io { .. } => Exit::Environment,
         _ => Exit::Integrity,
     };
     Failure::new(exit, error.to_string())

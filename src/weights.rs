@@ -22,8 +22,8 @@ pub fn write(session: &Session, path: &Path) -> Result<(), Failure> {
         .map(|decl| Ok((decl.name.as_str(), session.tensor(&decl.name).map_err(runtime)?)))
         .collect();
     let values = values?;
-    let tensors: Vec<(&str, &HostTensor)> = values.iter().map(|(n, v)| (*n, v)).collect();
-    safetensors::write(path, &tensors).map_err(|error| io(&error))
+    let tensors = values.iter().map(|(name, value)| (*name, value));
+    safetensors::write(path, tensors, None).map_err(|error| io(&error))
 }
 
 #[cfg(test)]
@@ -31,6 +31,7 @@ mod tests {
     use super::*;
     use perilune_plan::{DType, FORMAT_VERSION, Plan, TensorDecl};
     use perilune_runtime::Options;
+    use perilune_runtime::io::weights::Weights;
 
     #[test]
     fn weights_are_written_and_optimizer_state_is_not() {
@@ -60,7 +61,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("temp dir");
         let path = folder.path().join("weights.safetensors");
         write(&session, &path).expect("written");
-        let read = safetensors::Weights::open(&path).expect("read");
+        let read = Weights::open(&path).expect("read");
         assert_eq!(read.names().collect::<Vec<_>>(), ["bias", "w"]);
         assert_eq!(read.read("w").expect("w").bytes(), value.bytes());
     }

@@ -17,7 +17,6 @@ mod train;
 mod explain;
 mod graph;
 mod doctor;
-mod parity;
 
 /// A compiler for training steps: model, optimizer and schedule in RON, to the CPU at hand and PTX.
 #[derive(Debug, Parser)]
@@ -44,8 +43,6 @@ enum Command {
     Train(train::Args),
     /// Draw the model as Graphviz text
     Graph(graph::Args),
-    /// Hold the compiled path against numbers made elsewhere
-    Parity(parity::Args),
     /// Say more about an error code
     Explain(explain::Args),
     /// Look for what Perilune needs on this machine and say how to get what is missing
@@ -74,7 +71,6 @@ fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(console, args),
         Command::Train(args) => train::run(console, args),
         Command::Graph(args) => graph::run(console, args),
-        Command::Parity(args) => parity::run(console, args),
         Command::Explain(args) => explain::run(console, args),
         Command::Doctor(args) => doctor::run(console, args),
     }

@@ -70,7 +70,8 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         "{}: {} parameters, compiled in {compile_seconds:.2} s to {} kernels",
         run.name, run.params_total, run.kernels
     ));
-    save(&args.out.join("plan.perilune"), &container::write(&plan))?;
+    let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
+    save(&args.out.join("plan.perilune"), &bytes)?;
     let options = Options { threads: args.threads, ..Options::default() };
     let mut session = Session::new(plan, options).map_err(runtime)?;
     run.threads = session.threads();

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use perilune_plan::{Plan, TensorKind, container};
+use perilune_runtime::io::atomic;
 use perilune_runtime::{Options, Session};
 use serde_json::json;
 
 use super::spec_args::{SpecArgs, pair};
-use crate::atomic_file;
 use crate::console::Console;
 use crate::corpus::{Corpus, Entropies};
 use crate::exit::{Exit, Failure};
@@ -120,7 +120,7 @@ fn describe(
     let figures = summary::summarize(&checked.elaborated.forward);
     let entry = plan.entries.iter().find(|e| e.name == training::TRAIN_STEP);
     let entry = entry.ok_or_else(|| Failure::internal("the plan has no `train_step`"))?;
-    let (rows, length) = training::batch_shape(entry)?;
+    let shape = training::batch_shape(entry)?;
     let kept = plan.tensors.iter().filter(|t| t.kind != TensorKind::Buffer);
     Ok(Run {
         version: metrics::VERSION,
@@ -128,7 +128,7 @@ fn describe(
         spec: args.spec.spec.display().to_string(),
         data: args.data.display().to_string(),
         steps: settings.steps,
-        tokens_per_step: (rows * length) as u64,
+        tokens_per_step: (shape.rows * shape.seq) as u64,
         seed: settings.seed,
         params_total: figures.params_total,
         params_active: figures.params_active,
@@ -142,7 +142,7 @@ fn describe(
 }
 
 fn save(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    atomic_file::write(path, bytes).map_err(|error| cannot_write(path, &error))
+    atomic::write(path, bytes).map_err(|error| cannot_write(path, &error))
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {

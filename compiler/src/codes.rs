@@ -126,8 +126,6 @@ codes! {
     BAD_SETTING = 506, "bad-setting", "A setting of the train step is out of range.\n\nWrong: `accumulate: 0`\nRight: `accumulate: 1`";
     /// No gradient reaches a parameter.
     NO_GRADIENT = 507, "no-gradient", "The loss does not depend on this parameter, so it has no gradient (a warning); it keeps its value.\n\nWrong: a parameter that only feeds `TopK` indices.\nRight: a buffer, or a path from the parameter to the loss.";
-    /// Micro-batches that cannot be joined.
-    CANNOT_ACCUMULATE = 508, "cannot-accumulate", "With `accumulate`, a new buffer value must depend on the batch only through sums, means, maxima or counts, which are joined over the micro-batches.\n\nWrong: `updates: { \"last\": \"x\" }` with x an activation.\nRight: an update made of `Reduce(..)` or `Histogram(..)`.";
 }
 
 #[cfg(test)]

@@ -181,11 +181,12 @@ impl Cx<'_, '_> {
         Binding { span: name_span, values: outputs }
     }
 
-    fn expand(&mut self, site: &Site, given: Given) -> Option<Vec<(String, Value)>> {
+    /// A scope with the block's constants and inputs bound.
+    pub(super) fn open(&mut self, site: &Site, given: &Given) -> Option<Scope> {
         let spec = &site.spec;
         let mut env = Env { own: Default::default(), parent: Some(Rc::clone(&site.env)) };
-        let mut good = self.bind_constants(spec, &mut env, &given, site.span);
-        let late = self.bind_inputs(spec, &mut env, &given, &mut good);
+        let mut good = self.bind_constants(spec, &mut env, given, site.span);
+        let late = self.bind_inputs(spec, &mut env, given, &mut good);
         for (name, form) in &spec.lets {
             match self.number(&env, form) {
                 Some(v) => drop(env.own.insert(name.text.clone(), Const::Number(v))),
@@ -205,11 +206,16 @@ impl Cx<'_, '_> {
                 scope.names.insert(input.clone(), Binding::one(declared.name.span, *value));
             }
         }
+        Some(scope)
+    }
+
+    fn expand(&mut self, site: &Site, given: Given) -> Option<Vec<(String, Value)>> {
+        let mut scope = self.open(site, &given)?;
         let own = self.declare_tensors(site, &mut scope);
         let before = self.sink.errors();
-        self.elaborate_nodes(&mut scope, &spec.nodes);
+        self.elaborate_nodes(&mut scope, &site.spec.nodes);
         self.collect_updates(site, &scope, &own);
-        let outputs = self.collect_outputs(spec, &scope);
+        let outputs = self.collect_outputs(&site.spec, &scope);
         self.instances.push(Instance {
             path: site.path.clone(),
             file: site.file.path.clone(),

@@ -51,6 +51,8 @@ pub(super) struct Cx<'a, 'l> {
     pub declared: BTreeMap<Span, (&'static str, String)>,
     /// Depth of calls.
     pub depth: u32,
+    /// Values of the other micro-batches, once there are several.
+    pub micro: Option<super::accumulate::Micro>,
 }
 
 impl<'a, 'l> Cx<'a, 'l> {
@@ -67,6 +69,7 @@ impl<'a, 'l> Cx<'a, 'l> {
             used: BTreeSet::new(),
             declared: BTreeMap::new(),
             depth: 0,
+            micro: None,
         }
     }
 
@@ -166,7 +169,8 @@ impl<'a, 'l> Cx<'a, 'l> {
         if found.is_none() {
             self.unknown_output(name, span, binding);
         }
-        found.map(|(_, v)| *v)
+        let value = found.map(|(_, v)| *v)?;
+        Some(self.over_micro_batches(value))
     }
 
     fn unknown_name(&mut self, scope: &Scope, name: &str, span: Span) {

@@ -4,15 +4,20 @@
 //! - Deterministic: nodes, inputs and outputs come in the order of the spec.
 //! - Every mistake is reported; graphs are returned only when there is none.
 
+mod accumulate;
 mod block;
 mod context;
 mod form_error;
 mod glob;
 mod init;
+mod metrics;
 mod model;
 mod nodes;
+mod optimizer;
 mod prune;
+mod recompute;
 mod scope;
+mod train;
 
 use indexmap::IndexMap;
 

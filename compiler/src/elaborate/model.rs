@@ -67,7 +67,7 @@ pub(super) fn elaborate(
             let mut cx = Cx::new(files, sink);
             let expanded = expand_model(&mut cx, &model, block, &overrides)?;
             if train {
-                return None;
+                return super::train::elaborate(cx, name, &root, &spec, &expanded);
             }
             finish(&cx, name, &expanded)
         }

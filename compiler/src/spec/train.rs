@@ -45,6 +45,8 @@ pub struct TrainSpec {
     pub skip_nonfinite: bool,
     /// Storage, compute and accumulation types.
     pub precision: Precision,
+    /// Place of that.
+    pub precision_span: Option<Span>,
     /// Globs of node paths that are computed again in the backward pass.
     pub recompute: Vec<Name>,
     /// Mesh axes and their extents.
@@ -105,6 +107,7 @@ pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
         loss_scale: f.get("loss_scale").and_then(|t| positive(sink, t)).unwrap_or(1.0),
         skip_nonfinite: f.get("skip_nonfinite").and_then(|t| read::truth(sink, t)).unwrap_or(false),
         precision: read_precision(sink, f.get("precision")),
+        precision_span: f.get("precision").map(|t| t.span),
         recompute: f.get("recompute").map(|t| quoted_names(sink, t)).unwrap_or_default(),
         mesh,
         metrics: f.get("metrics").map(|t| read_metrics(sink, t)).unwrap_or_default(),

@@ -23,8 +23,6 @@ use crate::types::Type;
 
 /// A model expanded at the root of the graph.
 pub(super) struct Root {
-    /// Its file.
-    pub file: Rc<File>,
     /// Its constants.
     pub env: Rc<Env>,
     /// Its feeds: name, value, place.
@@ -174,7 +172,7 @@ pub(super) fn expand_model(
         env: Rc::new(Env::default()),
     };
     let outputs = cx.instantiate(site, given, spec.span).values?;
-    Some(Root { file: Rc::clone(file), env: Rc::new(env), feeds, outputs })
+    Some(Root { env: Rc::new(env), feeds, outputs })
 }
 
 /// A feed: an input at the root, its dims known.

@@ -19,15 +19,15 @@ use super::{Elaborated, TrainSettings, init, metrics, recompute};
 use crate::autodiff;
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::graph::{Graph, NodeId, Origin};
-use crate::ops::Value;
+use crate::graph::{Graph, Origin};
+use crate::ops::{Op, Value};
 use crate::program::ResultTarget;
 use crate::source::Span;
 use crate::spec::block::duplicate_name;
 use crate::spec::files::File;
 use crate::spec::train::{Precision, TrainSpec};
 use crate::types::{DType, Type};
-use cranelift_entity::EntityRef;
+use cranelift_entity::SecondaryMap;
 use perilune_plan::TensorKind;
 
 /// A step under construction.
@@ -206,6 +206,19 @@ fn grad_origin(cx: &Cx, index: usize) -> Origin {
     Origin { path: format!("{}/grad", tensor.name), span: Some(tensor.span) }
 }
 
+/// Values that a value is computed from.
+fn reached_from(graph: &Graph, value: Value) -> SecondaryMap<Value, bool> {
+    let mut reached = SecondaryMap::new();
+    reached[value] = true;
+    for node in graph.nodes.values().rev() {
+        let passes = !matches!(node.op, Op::StopGradient(_));
+        if passes && node.results.iter().any(|r| reached[*r]) {
+            node.operands.iter().for_each(|v| reached[*v] = true);
+        }
+    }
+    reached
+}
+
 /// One backward pass; adds its gradients to the sums.
 fn backward(cx: &mut Cx, step: &mut Step, spec: &TrainSpec, loss: Value, sums: &mut BTreeMap<usize, Value>) {
     let start = cx.graph.nodes.len();
@@ -216,10 +229,13 @@ fn backward(cx: &mut Cx, step: &mut Step, spec: &TrainSpec, loss: Value, sums: &
     };
     let params = params(cx);
     let wrt: Vec<Value> = params.iter().map(|p| p.1).collect();
-    let grads = autodiff::gradients(&mut cx.graph, root, &wrt);
+    let reached = reached_from(&cx.graph, root);
+    let grads = autodiff::differentiate(&mut cx.graph, root, &wrt);
     step.backward.push(start..cx.graph.nodes.len());
-    for ((index, _), grad) in params.into_iter().zip(grads) {
-        let Some(grad) = grad else { continue };
+    for ((index, param), grad) in params.into_iter().zip(grads) {
+        if !reached[param] {
+            continue;
+        }
         let sum = match sums.get(&index) {
             None => grad,
             Some(sum) => {
@@ -307,9 +323,4 @@ fn write_back(
         };
         outputs.push((value, ResultTarget::Update(tensor.name)));
     }
-}
-
-/// Path of a node.
-pub(super) fn path_at(graph: &Graph, index: usize) -> &str {
-    &graph.nodes[NodeId::new(index)].origin.path
 }

@@ -14,7 +14,6 @@
 //!   invariant is an internal error that names its pass.
 //! - Modules use only what stands above them in the list below.
 
-pub mod autodiff;
 pub mod codes;
 pub mod compile;
 pub mod diagnostic;

@@ -14,6 +14,7 @@
 //!   invariant is an internal error that names its pass.
 //! - Modules use only what stands above them in the list below.
 
+pub mod autodiff;
 pub mod codes;
 pub mod compile;
 pub mod diagnostic;

@@ -432,6 +432,9 @@ impl Cx<'_, '_> {
                 self.sink.push(error);
                 continue;
             }
+            if let Some(binding) = scope.names.get(&target.text) {
+                self.used.insert(binding.span);
+            }
             let Some(value) = self.lookup(scope, &source.text, source.span) else { continue };
             let Some((_, index)) = own.iter().find(|(n, _)| *n == target.text) else { continue };
             let (tensor, _) = &self.tensors[*index];

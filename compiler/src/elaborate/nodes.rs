@@ -56,7 +56,9 @@ impl Cx<'_, '_> {
                     false => (&when.otherwise, &when.then),
                 };
                 self.elaborate_nodes(scope, taken);
-                collect_names(left, &mut |name| drop(scope.later.remove(&name.text)));
+                collect_names(left, &mut |name| {
+                    scope.later.remove(&name.text);
+                });
             }
             None => {
                 let mut poison = |name: &Name| {

@@ -49,7 +49,7 @@ pub struct Form {
     /// Which dimensions are rows, groups, summed.
     equation: Spanned<String>,
     /// Rows and matrices, or rows and rows.
-    operands: [Spanned<String>; 2],
+    operands: Vec<Spanned<String>>,
     /// Bounds of the groups.
     offsets: Spanned<String>,
 }
@@ -107,7 +107,12 @@ impl OpDef for RaggedEinsum {
     type Form = Form;
 
     fn build(form: Form, cx: &mut dyn FormCx) -> Option<Built<Self>> {
-        let [a, b] = &form.operands;
+        let [a, b] = form.operands.as_slice() else {
+            let headline = format!("expected 2 operands, found {}", form.operands.len());
+            let span = form.operands.get(2).map_or(form.equation.span, |o| o.span);
+            cx.report(Diagnostic::error(codes::OPERAND_COUNT, headline, span, "rows and matrices, or rows and rows"));
+            return None;
+        };
         let operands = support::operands(cx, &[a, b, &form.offsets]);
         let Some(ragged) = classify(&form.equation.value) else {
             let place = inside(form.equation.span);

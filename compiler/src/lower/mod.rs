@@ -92,8 +92,9 @@ fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
         let serial = serial::emit(kernel, serial::Grain::Core)?;
         (serial.as_func(&kernel.name), serial.units, serial.flops, serial.numerics)
     } else {
-        let tiling = Tiling::decide(kernel);
-        let text = loops::emit_cpu(kernel, &tiling)?;
+        let refined = loops::refined(kernel);
+        let tiling = Tiling::decide(&refined);
+        let text = loops::emit_cpu(&refined, &tiling)?;
         (text, tiling.blocks, flops(kernel), numerics(kernel))
     };
     let mut module = mlir.parse("loops", &text)?;

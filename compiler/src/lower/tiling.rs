@@ -5,8 +5,11 @@
 //! - Rows are a common prefix of every result's extents, long enough that each reduction along
 //!   contiguous memory has all its indices among them.
 
-use crate::lower::loops::is_horizontal;
-use crate::program::{Kernel, OpKind, V};
+use std::collections::HashSet;
+
+use crate::lower::loops::{is_horizontal, reshape_groups};
+use crate::program::{Kernel, KernelOp, OpKind, V};
+use crate::scalar::{Binary, ScalarOp, Unary};
 
 /// Elements of work a block should at least hold.
 const BLOCK_ELEMS: u64 = 16 * 1024;
@@ -86,88 +89,79 @@ fn row_dims(shapes: &[&[u64]], prefix: usize, needed: usize) -> usize {
     rows
 }
 
+/// The dimensions of a result that an index is made of, outermost first.
+type Made = Vec<usize>;
+
 /// Number of leading dimensions of a result that its horizontal reductions are indexed by.
 pub(crate) fn rows_needed(kernel: &Kernel, result: V) -> usize {
-    let dims: Vec<u64> = (0..shape(kernel, result).len()).map(|d| 1 << d.min(63)).collect();
-    let mut seen = std::collections::HashSet::new();
-    let mut mask = 0;
-    visit(kernel, result, dims, &mut seen, &mut mask);
-    64 - u64::leading_zeros(mask) as usize
+    let root = shape(kernel, result);
+    let mut seen: HashSet<(V, Vec<Made>)> = HashSet::new();
+    let mut todo = vec![(result, (0..root.len()).map(|d| vec![d]).collect::<Vec<Made>>())];
+    let mut needed = 0;
+    while let Some((v, made)) = todo.pop() {
+        let Some(i) = (v.0 as usize).checked_sub(kernel.params.len()) else { continue };
+        if !seen.insert((v, made.clone())) {
+            continue;
+        }
+        let op = &kernel.ops[i];
+        if matches!(&op.kind, OpKind::Generic(g) if g.combine.is_some() && is_horizontal(g)) {
+            needed = made.iter().flatten().map(|d| d + 1).max().unwrap_or(0).max(needed);
+        }
+        for (k, operand) in op.operands.iter().enumerate() {
+            todo.push((*operand, operand_made(kernel, op, k, &made, root)));
+        }
+    }
+    needed
 }
 
-/// Walks from a value to the reductions behind it; `dims` says, per dimension, which dimensions of
-/// the result its index depends on.
-fn visit(
+/// What the indices of an operand are made of.
+fn operand_made(
     kernel: &Kernel,
-    v: V,
-    dims: Vec<u64>,
-    seen: &mut std::collections::HashSet<(V, Vec<u64>)>,
-    mask: &mut u64,
-) {
-    let Some(i) = (v.0 as usize).checked_sub(kernel.params.len()) else { return };
-    if !seen.insert((v, dims.clone())) {
-        return;
-    }
-    let op = &kernel.ops[i];
+    op: &KernelOp,
+    k: usize,
+    made: &[Made],
+    root: &[u64],
+) -> Vec<Made> {
+    let inner = shape(kernel, op.operands[k]);
     match &op.kind {
         OpKind::Generic(g) => {
-            if g.combine.is_some() && is_horizontal(g) {
-                *mask |= dims.iter().fold(0, |a, b| a | b);
+            let mut iter: Vec<Made> = vec![Made::new(); g.extents.len()];
+            for (d, m) in g.out.iter().zip(made) {
+                iter[*d as usize] = m.clone();
             }
-            let mut iter = vec![0; g.extents.len()];
-            for (d, deps) in g.out.iter().zip(&dims) {
-                iter[*d as usize] = *deps;
-            }
-            let all = iter.iter().fold(0, |a, b| a | b);
-            for (k, operand) in op.operands.iter().enumerate() {
-                let deps = match g.maps.get(k) {
-                    Some(map) => map.iter().map(|d| d.map_or(0, |d| iter[d as usize])).collect(),
-                    None => vec![all; shape(kernel, *operand).len()],
-                };
-                visit(kernel, *operand, deps, seen, mask);
+            match g.maps.get(k) {
+                Some(map) => map
+                    .iter()
+                    .map(|d| d.map_or(Made::new(), |d| iter[d as usize].clone()))
+                    .collect(),
+                None => vec![iter.concat(); inner.len()],
             }
         }
-        OpKind::Slice(_) | OpKind::Concat(_) | OpKind::Pad { .. } => {
-            for operand in &op.operands {
-                visit(kernel, *operand, dims.clone(), seen, mask);
-            }
-        }
+        OpKind::Slice(_) | OpKind::Concat(_) | OpKind::Pad { .. } => made.to_vec(),
         OpKind::Reshape => {
-            let from = shape(kernel, op.operands[0]);
-            let deps = reshape_deps(&op.results[0].shape, &dims, from);
-            visit(kernel, op.operands[0], deps, seen, mask);
-        }
-        OpKind::Constant(_) | OpKind::Contract(_) | OpKind::Dialect(_) => {}
-    }
-}
-
-/// Dependence through a reshape: dimensions that cover the same elements exchange theirs.
-fn reshape_deps(out: &[u64], dims: &[u64], from: &[u64]) -> Vec<u64> {
-    let mut deps = vec![0; from.len()];
-    let (mut i, mut j) = (0, 0);
-    while j < from.len() {
-        let (first, mut inner, mut outer, mut mask) = (j, from[j], 1, 0);
-        j += 1;
-        while inner != outer {
-            if outer < inner && i < out.len() {
-                outer *= out[i];
-                mask |= dims[i];
-                i += 1;
-            } else if outer > inner && j < from.len() {
-                inner *= from[j];
-                j += 1;
-            } else {
-                break;
+            let mut out = vec![made.concat(); inner.len()];
+            for (left, right) in reshape_groups(&op.results[0].shape, inner) {
+                let all: Made = left.iter().flat_map(|d| made[*d].clone()).collect();
+                let extents = |d: &usize| root.get(*d).copied();
+                let same = all.iter().map(extents).eq(right.iter().map(|d| Some(inner[*d])));
+                for (n, d) in right.iter().enumerate() {
+                    out[*d] = if same { vec![all[n]] } else { all.clone() };
+                }
             }
+            for (d, extent) in inner.iter().enumerate() {
+                if *extent == 1 {
+                    out[d] = Made::new();
+                }
+            }
+            out
         }
-        deps[first..j].fill(mask);
+        OpKind::Constant(_) | OpKind::Contract(_) | OpKind::Dialect(_) => Vec::new(),
     }
-    deps
 }
 
 /// Points of all iteration spaces together.
 fn work(kernel: &Kernel) -> u64 {
-    let point = |op: &crate::program::KernelOp| match &op.kind {
+    let point = |op: &KernelOp| match &op.kind {
         OpKind::Generic(g) => g.extents.iter().product(),
         OpKind::Slice(_)
         | OpKind::Concat(_)
@@ -183,18 +177,37 @@ fn work(kernel: &Kernel) -> u64 {
 /// Vectors side by side: many for a reduction down columns, so that each cache line it touches is
 /// used whole; few for long bodies, which need the registers.
 fn unroll(kernel: &Kernel) -> u32 {
-    let mut scalars = 0;
+    let mut cost = 0;
     let mut columns = false;
     for op in &kernel.ops {
         if let OpKind::Generic(g) = &op.kind {
-            scalars += g.body.ops.len();
+            cost += g.body.ops.iter().map(instructions).sum::<u32>();
             columns |= g.combine.is_some() && !is_horizontal(g);
         }
     }
-    match (columns, scalars) {
+    match (columns, cost) {
         (true, 0..=24) => 8,
-        (false, 0..=16) => 4,
-        (_, 17..=48) => 2,
+        (false, 0..=32) => 4,
+        (_, 0..=80) => 2,
         (_, _) => 1,
+    }
+}
+
+/// Roughly how many instructions a scalar operation takes.
+fn instructions(op: &ScalarOp) -> u32 {
+    match op {
+        ScalarOp::Unary(f, _) => match f {
+            Unary::Exp | Unary::Log | Unary::Sigmoid | Unary::Sin | Unary::Cos => 30,
+            Unary::Tanh => 50,
+            Unary::Neg
+            | Unary::Abs
+            | Unary::Sign
+            | Unary::Sqrt
+            | Unary::Rsqrt
+            | Unary::Floor
+            | Unary::Not => 1,
+        },
+        ScalarOp::Binary(Binary::Pow, ..) => 100,
+        _ => 1,
     }
 }

@@ -13,8 +13,10 @@ mod memory;
 mod pull;
 mod reduce;
 mod roots;
+mod seams;
 mod threads;
 
 pub(crate) use reduce::is_horizontal;
 pub(crate) use roots::{argument_types, emit_cpu};
+pub(crate) use seams::{refined, reshape_groups};
 pub(crate) use threads::emit_gpu;

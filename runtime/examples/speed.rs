@@ -80,6 +80,30 @@ fn gemm(threads: usize) -> Result<(), RuntimeError> {
         (1, 1, 1024, 1024),
         (1, 1024, 1, 1024),
     ];
+    for (batch, n, k) in [(1, 256, 256), (1, 512, 512), (1, 1024, 1024), (64, 128, 256)] {
+        let (ni, ki) = (n as i64, k as i64);
+        for symmetric in [false, true] {
+            let op = StepOp::Contract(Contract {
+                a: whole(0),
+                b: whole(0),
+                c: whole(1),
+                batch: vec![Loop { extent: batch, a: ni * ki, b: ni * ki, c: ni * ni }],
+                sum: Vec::new(),
+                m: Loop { extent: n, a: ki, b: 0, c: ni },
+                n: Loop { extent: n, a: 0, b: ki, c: 1 },
+                k: Loop { extent: k, a: 1, b: 1, c: 0 },
+                alpha: 1.0,
+                accumulate: false,
+                symmetric,
+                epilogue: None,
+            });
+            let (ns, _) = measure(plan(&[batch * n * k, batch * n * n], op), threads)?;
+            let micros = ns as f64 / 1e3;
+            println!(
+                "{threads} threads A·Aᵀ {batch}×{n}×{k} symmetric={symmetric}: {micros:.1} µs"
+            );
+        }
+    }
     for (batch, m, n, k) in square.into_iter().chain(other) {
         // `x · Wᵀ`, as most of a model's products are.
         let (mi, ni, ki) = (m as i64, n as i64, k as i64);

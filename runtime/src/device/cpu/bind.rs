@@ -330,7 +330,7 @@ struct AttentionViews {
 }
 
 fn attention_extents(s: &AttentionShape) -> Bound<(AttentionExtents, AttentionViews)> {
-    if s.kv_heads == 0 && s.heads > 0 || s.kv_heads > 0 && s.heads % s.kv_heads != 0 {
+    if !s.heads.is_multiple_of(s.kv_heads) {
         return Err(format!("{} heads cannot share {} key heads", s.heads, s.kv_heads));
     }
     let counts = [s.batch, s.seq_q, s.seq_kv, s.heads, s.kv_heads, s.qk_dim, s.v_dim];

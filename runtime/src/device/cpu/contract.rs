@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use perilune_plan::Loop;
 
 use super::bind::KernelCall;
-use super::matrix::{Extents, Operand, Scale, multiply};
+use super::matrix::{Extents, Operand, Scale, copy, multiply};
 use super::pool::{Pool, WorkerPanic};
 
 /// A task should do at least this many floating-point operations.
@@ -19,6 +19,8 @@ const TASK_FLOPS: u64 = 1 << 21;
 const TILE_FLOPS: u64 = 1 << 25;
 /// A tile's rows and columns are not cut below this.
 const TILE_EDGE: usize = 128;
+/// A symmetric result's tiles are not cut below this.
+const DIAGONAL_EDGE: usize = 64;
 
 /// A bound contraction.
 pub(crate) struct ContractStep {
@@ -49,7 +51,9 @@ fn tiling(extents: Extents, sums: u64, symmetric: bool) -> Tiling {
     let Extents { m, n, .. } = extents;
     let effort = effort(extents).saturating_mul(sums);
     let (rows, columns) = tile_edges(m, n, effort);
-    let edge = rows.min(columns);
+    // Smaller tiles on a diagonal leave less of the other triangle computed for nothing.
+    let quarter = m.div_ceil(4).next_multiple_of(16).max(DIAGONAL_EDGE);
+    let edge = rows.min(columns).min(quarter);
     let (rows, columns) = if symmetric { (edge, edge) } else { (rows, columns) };
     let (row_tiles, column_tiles) = (m.div_ceil(rows), n.div_ceil(columns));
     let group = match row_tiles * column_tiles {
@@ -108,7 +112,8 @@ impl ContractStep {
         }
         match &self.epilogue {
             Some((call, rows))
-                if m % rows == 0 && (tiling.row_tiles == 1 || tiling.rows % rows == 0) =>
+                if m.is_multiple_of(*rows)
+                    && (tiling.row_tiles == 1 || tiling.rows.is_multiple_of(*rows)) =>
             {
                 self.run_tiles(pool, batch, tiling, Some((call, *rows)))
             }
@@ -221,18 +226,8 @@ impl ContractStep {
         let columns = tiling.columns.min(self.extents.n - column);
         let c = self.c.shifted(c);
         let (from, to) = (c.at(row, column), c.at(column, row).transposed());
-        const BLOCK: usize = 16;
-        for i0 in (0..rows).step_by(BLOCK) {
-            for j0 in (0..columns).step_by(BLOCK) {
-                for j in j0..columns.min(j0 + BLOCK) {
-                    for i in i0..rows.min(i0 + BLOCK) {
-                        // SAFETY: both tiles lie in `c`, which binding has bounded, and belong to
-                        // this task alone.
-                        unsafe { to.store(i, j, from.load(i, j)) };
-                    }
-                }
-            }
-        }
+        // SAFETY: both tiles lie in `c`, which binding has bounded, and belong to this task alone.
+        unsafe { copy(from, to, rows, columns) };
     }
 }
 

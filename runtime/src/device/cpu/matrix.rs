@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use perilune_plan::DType;
 
 use super::memory::Span;
-use super::transpose::transpose;
+use super::transpose::{Rows, transpose};
 use crate::tensor::{round_bf16, widen_bf16};
 
 /// Contracted elements widened at a time.
@@ -131,6 +131,27 @@ impl Operand {
     }
 }
 
+/// Copies `rows × columns` of `source` to `target`, elements in their places.
+///
+/// # Safety
+/// Both blocks lie in live memory and do not overlap; nobody writes `source`, and nobody else uses
+/// `target`, meanwhile.
+pub unsafe fn copy(source: Operand, target: Operand, rows: usize, columns: usize) {
+    let all_f32 = source.dtype == DType::f32 && target.dtype == DType::f32;
+    if all_f32 && source.cs == 1 && target.rs == 1 {
+        let from = Rows { first: source.base.cast(), stride: source.rs };
+        let to = Rows { first: target.base.cast(), stride: target.cs };
+        // SAFETY: the caller's promise.
+        return unsafe { transpose(from, to, rows, columns) };
+    }
+    for i in 0..rows {
+        for j in 0..columns {
+            // SAFETY: the caller's promise.
+            unsafe { target.store(i, j, source.load(i, j)) };
+        }
+    }
+}
+
 /// Extents of a product: `C[m, n] = Σ_k A[m, k] B[k, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extents {
@@ -205,10 +226,11 @@ unsafe fn multiply_row_major(c: Operand, a: Operand, b: Operand, extents: Extent
         for begin in (0..k).step_by(TRANSPOSE_K) {
             let part = TRANSPOSE_K.min(k - begin);
             panel.resize(n * part, 0.0);
-            let from = b.at(begin, 0).base.cast::<f32>();
+            let from = Rows { first: b.at(begin, 0).base.cast(), stride: b.cs };
+            let to = Rows { first: panel.as_mut_ptr(), stride: n as isize };
             // SAFETY: the caller's promise; the panel belongs to this thread.
             unsafe {
-                transpose(from, b.cs, n, part, panel);
+                transpose(from, to, n, part);
                 let b = Operand::scratch(panel, n);
                 call_gemm(c, a.at(0, begin), b, Extents { m, n, k: part }, scale);
             }

@@ -209,7 +209,8 @@ fn wait_for_job(shared: &Shared, index: usize, seen: u64) -> Option<u64> {
         shared.parked[index].store(true, Ordering::SeqCst);
         // Looked at again after raising the flag: a job opened in between is not slept through.
         let epoch = shared.epoch.load(Ordering::SeqCst);
-        if !(epoch % 2 == 1 && epoch != seen) && !shared.stop.load(Ordering::SeqCst) {
+        let opened = epoch % 2 == 1 && epoch != seen;
+        if !opened && !shared.stop.load(Ordering::SeqCst) {
             std::thread::park();
         }
         shared.parked[index].store(false, Ordering::SeqCst);

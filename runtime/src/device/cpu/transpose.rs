@@ -6,39 +6,36 @@
 /// Edge of the blocks that are transposed in registers.
 const BLOCK: usize = 16;
 
-/// Copies the transpose of a `rows × columns` block, `stride` elements between its rows, to `out`
-/// (`columns × rows`, contiguous).
+/// A block of f32 whose rows are contiguous: its first element and the elements between rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) first: *mut f32,
+    pub(crate) stride: isize,
+}
+
+/// Copies the transpose of `rows × columns` elements of `source` to `target`.
 ///
 /// # Safety
-/// Every element of the block lies in live, aligned memory that nobody writes meanwhile.
-///
-/// # Panics
-/// When `out` has not `rows · columns` elements: a defect of the caller.
-pub(crate) unsafe fn transpose(
-    source: *const f32,
-    stride: isize,
-    rows: usize,
-    columns: usize,
-    out: &mut [f32],
-) {
-    assert_eq!(out.len(), rows * columns);
+/// Every element of both blocks lies in live, aligned memory; nobody writes the source's, and
+/// nobody else uses the target's, meanwhile; they do not overlap.
+pub(crate) unsafe fn transpose(source: Rows, target: Rows, rows: usize, columns: usize) {
     let wide = has_wide_vectors();
     for row in (0..rows).step_by(BLOCK) {
         for column in (0..columns).step_by(BLOCK) {
-            let from = source.wrapping_offset(row as isize * stride).wrapping_add(column);
-            let to = &mut out[column * rows + row..];
+            let from = source.first.wrapping_offset(row as isize * source.stride + column as isize);
+            let to = target.first.wrapping_offset(column as isize * target.stride + row as isize);
             let (height, width) = (BLOCK.min(rows - row), BLOCK.min(columns - column));
             if wide && height == BLOCK && width == BLOCK {
-                assert!(to.len() >= (BLOCK - 1) * rows + BLOCK);
-                // SAFETY: the processor has AVX-512; the caller's promise covers the full block,
-                // and `to` holds its 16 rows, `rows` apart.
-                unsafe { transpose_block(from, stride, to.as_mut_ptr(), rows) };
+                // SAFETY: the processor has AVX-512; the caller's promise covers the full block.
+                unsafe { transpose_block(from, source.stride, to, target.stride) };
                 continue;
             }
-            for i in 0..height {
-                for j in 0..width {
+            for i in 0..height as isize {
+                for j in 0..width as isize {
                     // SAFETY: `i` and `j` stay inside the block.
-                    to[j * rows + i] = unsafe { *from.offset(i as isize * stride).add(j) };
+                    unsafe {
+                        *to.offset(j * target.stride + i) = *from.offset(i * source.stride + j);
+                    }
                 }
             }
         }
@@ -56,10 +53,11 @@ fn has_wide_vectors() -> bool {
 }
 
 /// # Safety
-/// AVX-512; 16 readable elements at 16 rows `stride` apart; 16 writable at 16 rows `rows` apart.
+/// AVX-512; 16 readable elements at 16 rows `stride` apart; 16 writable at 16 rows `to_stride`
+/// apart.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose_block(from: *const f32, stride: isize, to: *mut f32, rows: usize) {
+unsafe fn transpose_block(from: *const f32, stride: isize, to: *mut f32, to_stride: isize) {
     use std::arch::x86_64::*;
     let mut r = [_mm512_setzero_ps(); BLOCK];
     for (i, register) in r.iter_mut().enumerate() {
@@ -94,7 +92,7 @@ unsafe fn transpose_block(from: *const f32, stride: isize, to: *mut f32, rows: u
         ];
         for (column, register) in columns {
             // SAFETY: the caller's promise.
-            unsafe { _mm512_storeu_ps(to.add(column * rows), register) };
+            unsafe { _mm512_storeu_ps(to.offset(column as isize * to_stride), register) };
         }
     }
 }
@@ -102,7 +100,7 @@ unsafe fn transpose_block(from: *const f32, stride: isize, to: *mut f32, rows: u
 /// # Safety
 /// Never called: there are no wide vectors.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn transpose_block(_: *const f32, _: isize, _: *mut f32, _: usize) {}
+unsafe fn transpose_block(_: *const f32, _: isize, _: *mut f32, _: isize) {}
 
 #[cfg(test)]
 mod tests {
@@ -113,10 +111,12 @@ mod tests {
         for (rows, columns, stride) in
             [(0, 3, 3), (1, 1, 1), (16, 16, 16), (35, 50, 61), (64, 17, 20)]
         {
-            let source: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
+            let mut source: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
             let mut out = vec![-1.0; rows * columns];
-            // SAFETY: the block lies in `source`.
-            unsafe { transpose(source.as_ptr(), stride as isize, rows, columns, &mut out) };
+            let from = Rows { first: source.as_mut_ptr(), stride: stride as isize };
+            let to = Rows { first: out.as_mut_ptr(), stride: rows as isize };
+            // SAFETY: the blocks lie in `source` and `out`.
+            unsafe { transpose(from, to, rows, columns) };
             for i in 0..rows {
                 for j in 0..columns {
                     assert_eq!(out[j * rows + i], source[i * stride + j], "{i} {j}");

@@ -2,11 +2,12 @@
 
 use perilune_compiler::lower::{Lowered, Target, lower_kernel};
 use perilune_compiler::mlir::Mlir;
-use perilune_compiler::program::Kernel;
+use perilune_compiler::program::{DialectOp, Kernel, KernelOp, OpKind, V};
+use perilune_compiler::types::{DType, Type};
 
 use crate::kernels::{column_sum, gather, rms_norm, rope, softmax, swiglu, top_k};
 use crate::make::{arguments, compare};
-use crate::{ptxas, threads};
+use crate::{ptxas, random, threads};
 
 fn lower(kernel: &Kernel, target: Target) -> Lowered {
     lower_kernel(&Mlir::new(), kernel, target).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer))
@@ -53,6 +54,49 @@ fn common_kernels_become_ptx() {
     }
 }
 
+fn serial(name: &str, op: DialectOp, params: &[Type], result: Type) -> Kernel {
+    let n = params.len() as u32;
+    Kernel {
+        name: name.into(),
+        params: params.to_vec(),
+        results: vec![V(n)],
+        ops: vec![KernelOp {
+            kind: OpKind::Dialect(op),
+            operands: (0..n).map(V).collect(),
+            results: vec![result],
+        }],
+    }
+}
+
+#[test]
+fn serial_kernels_become_ptx_and_match() {
+    let ints = |shape: &[u64]| Type::new(DType::i32, shape);
+    let floats = |shape: &[u64]| Type::new(DType::f32, shape);
+    let narrow = |shape: &[u64]| Type::new(DType::bf16, shape);
+    let kernels = [
+        serial("order", DialectOp::ArgSort { bound: 8 }, &[ints(&[300])], ints(&[300])),
+        serial("counts", DialectOp::Histogram { bound: 130 }, &[ints(&[300])], ints(&[130])),
+        serial("offsets", DialectOp::CumSum { exclusive: true }, &[ints(&[33])], ints(&[34])),
+        serial(
+            "sums",
+            DialectOp::CumSum { exclusive: false },
+            &[narrow(&[6, 10])],
+            narrow(&[6, 10]),
+        ),
+        serial(
+            "scatter",
+            DialectOp::ScatterAdd { extent: 9 },
+            &[floats(&[40, 130]), ints(&[40])],
+            floats(&[9, 130]),
+        ),
+    ];
+    for kernel in kernels {
+        let text = check_ptx(&kernel).text;
+        assert!(!text.contains(".local"), "no stack: {text}");
+        check_threads(&kernel, 5);
+    }
+}
+
 #[test]
 fn wide_accesses_and_approximate_instructions_are_used() {
     let text = check_ptx(&swiglu(64, 256)).text;
@@ -91,5 +135,14 @@ fn rows_of_a_block_match() {
     for (rows, cols) in [(1, 1025), (2, 1100)] {
         check_threads(&rms_norm(rows, cols), 7);
         check_threads(&softmax(rows, cols), 3);
+    }
+}
+
+#[test]
+fn random_kernels_match_on_threads() {
+    let mut seed = 1u64;
+    for _ in 0..120 {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        check_threads(&random::kernel(seed), seed);
     }
 }

@@ -47,7 +47,7 @@ fn worst(f: Unary, exact: fn(f64) -> f64, inputs: &[f32]) -> f64 {
 }
 
 /// Floats spread evenly over their bit patterns between two values of one sign.
-fn spread(from: f32, to: f32, count: u32) -> Vec<f32> {
+pub(crate) fn spread(from: f32, to: f32, count: u32) -> Vec<f32> {
     let (a, b) = (from.to_bits(), to.to_bits());
     (0..count)
         .map(|i| f32::from_bits(a + (u64::from(b - a) * u64::from(i) / u64::from(count)) as u32))

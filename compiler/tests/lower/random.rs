@@ -1,7 +1,7 @@
 //! Random loop kernels against their evaluation in f64.
 
 use perilune_compiler::mlir::Mlir;
-use perilune_compiler::program::{Combine, OpKind, V};
+use perilune_compiler::program::{Combine, Kernel, OpKind, V};
 use perilune_compiler::scalar::{Binary, ScalarOp, Unary};
 use perilune_compiler::types::DType;
 use proptest::prelude::{Strategy, any};
@@ -110,7 +110,8 @@ fn grow(m: &mut Make, c: &mut Choice, values: &[V], keys: V) -> Option<V> {
     }
 }
 
-fn one(mlir: &Mlir, seed: u64) {
+/// A kernel grown from a seed.
+pub(crate) fn kernel(seed: u64) -> Kernel {
     let mut c = Choice(seed);
     let mut m = Make::default();
     let extents: Vec<u64> = (0..3).map(|_| c.pick(&[0, 1, 2, 3, 5, 8, 12, 17, 40])).collect();
@@ -132,8 +133,7 @@ fn one(mlir: &Mlir, seed: u64) {
     if c.below(3) == 0 {
         results.push(c.pick(&values));
     }
-    let kernel = m.kernel("random", &results);
-    check(mlir, &kernel, &arguments(&kernel, seed));
+    m.kernel("random", &results)
 }
 
 #[test]
@@ -142,7 +142,8 @@ fn random_kernels_match_their_evaluation() {
     let mut runner =
         TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&any::<u64>().no_shrink(), |seed| {
-        one(&mlir, seed);
+        let kernel = kernel(seed);
+        check(&mlir, &kernel, &arguments(&kernel, seed));
         Ok(())
     });
     outcome.unwrap_or_else(|e| panic!("{e}"));

@@ -1,117 +1,57 @@
-//! PTX of kernels: accepted by ptxas where there is one, the same bytes twice, calling nothing.
+//! Kernel names in PTX, and the parts a kernel falls into.
 
-use std::path::PathBuf;
-use std::process::Command;
-
+use super::mapping::{Mapping, decide};
 use super::*;
-use crate::program::{DialectOp, KernelOp, OpKind, V};
+use crate::program::{Combine, Generic, KernelOp, OpKind, V};
+use crate::scalar::Body;
 use crate::types::{DType, Type};
 
-/// NVIDIA's assembler, wherever it is.
-fn ptxas() -> Option<PathBuf> {
-    let mut places: Vec<PathBuf> = Vec::new();
-    places.extend(std::env::var_os("PTXAS").map(PathBuf::from));
-    places.extend(std::env::var_os("CUDA_HOME").map(|d| PathBuf::from(d).join("bin/ptxas")));
-    let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/ptxas-venv/lib");
-    for python in std::fs::read_dir(venv).into_iter().flatten().flatten() {
-        places.push(python.path().join("site-packages/nvidia/cuda_nvcc/bin/ptxas"));
-    }
-    for dir in std::env::var_os("PATH").iter().flat_map(std::env::split_paths) {
-        places.push(dir.join("ptxas"));
-    }
-    places.into_iter().find(|p| p.is_file())
+/// The row sums and the column sums of a matrix, as asked for.
+fn sums(shape: [u64; 2], which: &[u32]) -> Kernel {
+    let mut body = Body::default();
+    let arg = body.arg(0);
+    body.results.push(arg);
+    let ops: Vec<KernelOp> = which
+        .iter()
+        .map(|kept| KernelOp {
+            kind: OpKind::Generic(Generic {
+                extents: shape.to_vec(),
+                maps: vec![vec![Some(0), Some(1)]],
+                out: vec![*kept],
+                combine: Some(Combine::Sum),
+                body: body.clone(),
+            }),
+            operands: vec![V(0)],
+            results: vec![Type::new(DType::f32, [shape[*kept as usize]])],
+        })
+        .collect();
+    let results = (1..=ops.len() as u32).map(V).collect();
+    Kernel { name: "sums".into(), params: vec![Type::new(DType::f32, shape)], ops, results }
 }
 
-/// Assembles a text; `None` without ptxas. Panics when it is refused or spills.
-fn check_with_ptxas(name: &str, ptx: &str, chip: &Chip) -> Option<()> {
-    let Some(ptxas) = ptxas() else {
-        eprintln!("skipped: no ptxas");
-        return None;
-    };
-    let dir = std::env::temp_dir().join(format!("perilune-ptx-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&dir).expect("a scratch folder");
-    let (input, output) = (dir.join("kernel.ptx"), dir.join("kernel.cubin"));
-    std::fs::write(&input, ptx).expect("the text is written");
-    let run = Command::new(ptxas)
-        .arg(format!("-arch={}", chip.name))
-        .arg("-v")
-        .arg(&input)
-        .arg("-o")
-        .arg(&output)
-        .output()
-        .expect("ptxas starts");
-    let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    std::fs::remove_dir_all(&dir).expect("the scratch folder goes");
-    assert!(run.status.success(), "{name}: {said}\n{ptx}");
-    assert!(said.contains("0 bytes spill stores, 0 bytes spill loads"), "{name}: {said}");
-    Some(())
-}
-
-/// PTX for both chips, checked; yields Hopper's.
-fn check(kernel: &Kernel) -> String {
-    let mlir = Mlir::new();
-    let mapped = map(kernel).expect("the kernel maps to threads");
-    let mut texts = Vec::new();
-    for chip in [SM_90A, SM_80] {
-        let ptx =
-            assemble(&mlir, &mapped, &chip).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer));
-        let again = assemble(&Mlir::new(), &mapped, &chip).expect("it did once");
-        assert_eq!(ptx, again);
-        assert!(ptx.contains(&format!(".target {}", chip.name)));
-        assert!(ptx.contains(&format!(".visible .entry {}(", kernel.name)));
-        check_with_ptxas(&kernel.name, &ptx, &chip);
-        texts.push(ptx);
-    }
-    texts.swap_remove(0)
-}
-
-fn f32s(shape: &[u64]) -> Type {
-    Type::new(DType::f32, shape)
-}
-
-fn i32s(shape: &[u64]) -> Type {
-    Type::new(DType::i32, shape)
-}
-
-fn serial_kernel(name: &str, op: DialectOp, params: &[Type], results: &[Type]) -> Kernel {
-    let n = params.len() as u32;
-    Kernel {
-        name: name.into(),
-        params: params.to_vec(),
-        results: (n..n + results.len() as u32).map(V).collect(),
-        ops: vec![KernelOp {
-            kind: OpKind::Dialect(op),
-            operands: (0..n).map(V).collect(),
-            results: results.to_vec(),
-        }],
+#[test]
+fn short_rows_go_to_warps_and_long_rows_to_blocks() {
+    for (columns, threads, blocks) in [(1024, WARP, 13), (1025, mapping::THREADS, 100)] {
+        let parts = decide(&sums([100, columns], &[0]));
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].mapping, Mapping::Rows { rows: vec![100], threads });
+        assert_eq!(parts[0].blocks, blocks);
     }
 }
 
 #[test]
-fn serial_kernels_become_ptx() {
-    let order = DialectOp::ArgSort { bound: 384 };
-    check(&serial_kernel("order", order, &[i32s(&[8192])], &[i32s(&[8192])]));
-    let counts = DialectOp::Histogram { bound: 384 };
-    check(&serial_kernel("counts", counts, &[i32s(&[8192])], &[i32s(&[384])]));
-    let offsets = DialectOp::CumSum { exclusive: true };
-    check(&serial_kernel("offsets", offsets, &[i32s(&[384])], &[i32s(&[385])]));
-    let bf16 = |shape: &[u64]| Type::new(DType::bf16, shape);
-    let sums = DialectOp::CumSum { exclusive: false };
-    check(&serial_kernel("sums", sums, &[bf16(&[6, 10])], &[bf16(&[6, 10])]));
-    let rows = [f32s(&[1024, 256]), i32s(&[1024])];
-    let scatter = DialectOp::ScatterAdd { extent: 257 };
-    check(&serial_kernel("scatter", scatter, &rows, &[f32s(&[257, 256])]));
-    for (name, k) in [("top_8", 8), ("top_12", 12)] {
-        let out = [1024, k];
-        let op = DialectOp::TopK { k };
-        let ptx = check(&serial_kernel(name, op, &[f32s(&[1024, 384])], &[f32s(&out), i32s(&out)]));
-        assert!(!ptx.contains(".local"), "no stack: {ptx}");
-    }
+fn row_sums_and_column_sums_are_parts_of_their_own() {
+    let parts = decide(&sums([100, 600], &[0, 1]));
+    let mappings: Vec<&Mapping> = parts.iter().map(|p| &p.mapping).collect();
+    let rows = Mapping::Rows { rows: vec![100], threads: WARP };
+    assert_eq!(mappings, [&rows, &Mapping::Elements { elems: 600, vectors: false }]);
+    assert_eq!(parts[1].blocks, 3);
 }
 
 #[test]
 fn a_name_ptx_would_mangle_is_refused() {
-    let op = DialectOp::Histogram { bound: 3 };
-    let kernel = serial_kernel("layer.0", op, &[i32s(&[4])], &[i32s(&[3])]);
+    let mut kernel = sums([2, 2], &[0]);
+    assert!(map(&kernel).is_ok());
+    kernel.name = "layer.0".into();
     assert!(map(&kernel).is_err());
 }

@@ -199,6 +199,13 @@ fn files_of_other_checkpoints_are_seen() {
         fs::copy(root.join(STATE), root.join(WEIGHTS)).expect("copied");
         fs::write(root.join(STATE), weights).expect("written");
     });
+    damage_is_seen(folder.path(), "a header of the same meaning in other words", |root| {
+        let (ours, other) = (br#""dtype":"F32","shape":[9]"#, br#""shape":[9],"dtype":"F32""#);
+        let mut bytes = fs::read(root.join(WEIGHTS)).expect("read");
+        let at = bytes.windows(ours.len()).position(|part| part == ours).expect("a header");
+        bytes[at..at + ours.len()].copy_from_slice(other);
+        fs::write(root.join(WEIGHTS), bytes).expect("written");
+    });
     damage_is_seen(folder.path(), "a manifest with a hash of its own", |root| {
         let text = fs::read(root.join(MANIFEST)).expect("read");
         let mut manifest = Manifest::parse(&text).expect("valid");

@@ -24,8 +24,11 @@ pub fn values(graph: &Graph, inputs: &[Tensor]) -> SecondaryMap<Value, Option<Te
         values[input.value] = Some(tensor.clone());
     }
     for (id, node) in graph.nodes.iter() {
-        let operands: Vec<&Tensor> =
-            node.operands.iter().map(|v| values[*v].as_ref().expect("operands come first")).collect();
+        let operands: Vec<&Tensor> = node
+            .operands
+            .iter()
+            .map(|v| values[*v].as_ref().expect("operands come first"))
+            .collect();
         let results =
             node.op.reference(&operands, &graph.operand_types(id), &graph.result_types(id));
         for (value, tensor) in node.results.iter().zip(results) {
@@ -126,8 +129,7 @@ fn concat(parts: &[&Tensor], shape: &[u64], dim: usize) -> Tensor {
 
 fn pad(x: &Tensor, shape: &[u64], low: &[u64], value: f64) -> Tensor {
     Tensor::from_fn(shape, |index| {
-        let at: Option<Vec<u64>> =
-            index.iter().zip(low).map(|(i, l)| i.checked_sub(*l)).collect();
+        let at: Option<Vec<u64>> = index.iter().zip(low).map(|(i, l)| i.checked_sub(*l)).collect();
         match at {
             Some(at) if at.iter().zip(&x.shape).all(|(i, d)| i < d) => x.at(&at),
             _ => value,

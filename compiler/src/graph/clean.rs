@@ -63,9 +63,7 @@ impl Graph {
     fn does_nothing(&self, node: &Node) -> bool {
         match &node.op {
             Op::StopGradient(_) => true,
-            Op::Reshape(_) | Op::Cast(_) => {
-                self.ty(node.operands[0]) == self.ty(node.results[0])
-            }
+            Op::Reshape(_) | Op::Cast(_) => self.ty(node.operands[0]) == self.ty(node.results[0]),
             _ => false,
         }
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, Spanned};
 use super::support::{Rng, Sample, expect_dtype, expect_ndim, expect_operands, i32_type, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};

@@ -18,7 +18,7 @@ use super::support::{
     touched,
 };
 use super::{
-    AttentionGrad, Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support,
+    AttentionGrad, Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support,
 };
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::Tensor;
@@ -138,7 +138,8 @@ pub(super) fn expect_heads(operands: &[Type]) -> Result<Extents, TypeError> {
 
 impl OpDef for Attention {
     const NAME: &'static str = "Attention";
-    const SUMMARY: &'static str = "Softmax attention over heads, with per-head maximum logits on demand.";
+    const SUMMARY: &'static str =
+        "Softmax attention over heads, with per-head maximum logits on demand.";
     const EXAMPLE: &'static str = r#"Block(
     doc: "Causal attention of four query heads over two key heads.",
     inputs: { "q": [2, 5, 4, 8], "k": [2, 5, 2, 8], "v": [2, 5, 2, 6] },
@@ -199,9 +200,8 @@ impl OpDef for Attention {
             for d in 0..e.v_dim {
                 let weighted = logits.iter().enumerate();
                 let at = o.offset(&[b, i, h, d]);
-                o.data[at] = weighted
-                    .map(|(j, s)| (s - max).exp() / sum * v.at(&[b, j as u64, g, d]))
-                    .sum();
+                o.data[at] =
+                    weighted.map(|(j, s)| (s - max).exp() / sum * v.at(&[b, j as u64, g, d])).sum();
             }
         });
         vec![o, lse, max_logit]

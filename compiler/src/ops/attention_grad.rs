@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::attention::{Extents, dot, expect_heads, sample_heads};
 use super::form::{FormCx, ScalarForm, Spanned};
 use super::support::{Rng, Sample, expect_dtype, expect_operands, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -99,7 +99,8 @@ impl OpDef for AttentionGrad {
         let [q, k, v, o, lse, d_o] = operands else { return Vec::new() };
         let e = Extents::of(&q.shape, &k.shape, &v.shape);
         let scale = f64::from_bits(self.scale);
-        let mut grads: Vec<Tensor> = results.iter().map(|ty| Tensor::full(&ty.shape, 0.0)).collect();
+        let mut grads: Vec<Tensor> =
+            results.iter().map(|ty| Tensor::full(&ty.shape, 0.0)).collect();
         let mut add = |n: usize, at: [u64; 4], x: f64| {
             let at = grads[n].offset(&at);
             grads[n].data[at] += x;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::form::{FormCx, Spanned};
 use super::support::{Rng, Sample, expect_operands, f32_type, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, generic, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, generic, support};
 use crate::program::{Generic, OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};

@@ -9,7 +9,9 @@ use serde::Deserialize;
 
 use super::form::{FormCx, Spanned};
 use super::support::{Rng, Sample, expect_operands, f32_type, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, Slice, TypeError, Value, codes, generic, support};
+use super::{
+    Builder, Built, Cost, KernelBuilder, OpDef, Slice, TypeError, Value, codes, generic, support,
+};
 use crate::program::{Combine, DialectOp, Generic, OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};

@@ -13,7 +13,9 @@ use serde::Deserialize;
 
 use super::form::{FormCx, Spanned};
 use super::support::{Rng, Sample, checked, expect_ndim, expect_operands, f32_type, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support};
+use super::{
+    Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support,
+};
 use crate::diagnostic::Diagnostic;
 use crate::program::{Combine, ContractDims, Generic, OpKind, V};
 use crate::source::Span;
@@ -45,7 +47,8 @@ pub(super) fn parse_equation(text: &str) -> Result<(Vec<Vec<&str>>, Vec<&str>), 
     let Some((operands, out)) = text.split_once("->") else {
         return Err("the equation has no `->`".to_string());
     };
-    let words = |side: &'_ str| -> Vec<String> { side.split_whitespace().map(String::from).collect() };
+    let words =
+        |side: &'_ str| -> Vec<String> { side.split_whitespace().map(String::from).collect() };
     let all = operands.split(',').chain([out]);
     for word in all.flat_map(words) {
         let letters = word.chars().all(|c| c.is_alphanumeric() || c == '_');
@@ -187,7 +190,8 @@ impl OpDef for Einsum {
             let dotted = words.contains(&"...");
             let plain = words.len() - usize::from(dotted);
             if plain > ty.ndim() || (!dotted && plain != ty.ndim()) {
-                let headline = format!("equation names {plain} dimensions, operand has {}", ty.ndim());
+                let headline =
+                    format!("equation names {plain} dimensions, operand has {}", ty.ndim());
                 let d = Diagnostic::error(
                     codes::WRONG_NDIM,
                     headline,
@@ -217,9 +221,8 @@ impl OpDef for Einsum {
     }
 
     fn attributes(&self) -> String {
-        let side = |ids: &Vec<u32>| {
-            ids.iter().map(|i| format!("d{i}")).collect::<Vec<_>>().join(" ")
-        };
+        let side =
+            |ids: &Vec<u32>| ids.iter().map(|i| format!("d{i}")).collect::<Vec<_>>().join(" ");
         let operands: Vec<String> = self.operands.iter().map(side).collect();
         format!("{} -> {}", operands.join(", "), side(&self.out))
     }
@@ -256,7 +259,8 @@ impl OpDef for Einsum {
     fn reference(&self, operands: &[&Tensor], types: &[Type], results: &[Type]) -> Vec<Tensor> {
         let mut y = Tensor::full(&results[0].shape, 0.0);
         for_each_index(&self.extents(types), |index| {
-            let pick = |ids: &[u32]| -> Vec<u64> { ids.iter().map(|d| index[*d as usize]).collect() };
+            let pick =
+                |ids: &[u32]| -> Vec<u64> { ids.iter().map(|d| index[*d as usize]).collect() };
             let product: f64 =
                 operands.iter().zip(&self.operands).map(|(t, ids)| t.at(&pick(ids))).product();
             let at = y.offset(&pick(&self.out));
@@ -317,7 +321,8 @@ impl OpDef for Einsum {
         ];
         let (sides, out) = cases[rng.below(6) as usize];
         let extents = rng.extents(4);
-        let shape = |ids: &&[u32]| f32_type(&ids.iter().map(|i| extents[*i as usize]).collect::<Vec<_>>());
+        let shape =
+            |ids: &&[u32]| f32_type(&ids.iter().map(|i| extents[*i as usize]).collect::<Vec<_>>());
         let types = sides.iter().map(shape).collect();
         Sample::random(Einsum::new(sides, out), types, rng)
     }

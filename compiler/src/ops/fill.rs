@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, ScalarForm};
 use super::support::{Rng, Sample, checked, expect_operands, moved};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, generic};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, generic};
 use crate::program::{OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};

@@ -164,7 +164,11 @@ impl Raw {
         })?;
         let head = Span { end: offset + tree.head_span().end, ..self.span };
         let TreeKind::Call(call) = tree.kind else {
-            return Err(FormError { span: self.span, error: ron::Error::ExpectedStructLike, code: None });
+            return Err(FormError {
+                span: self.span,
+                error: ron::Error::ExpectedStructLike,
+                code: None,
+            });
         };
         in_scope(source, offset, &self.text, || {
             let fields = Fields { text: &self.text, call: &call, names: &[], next: 0 };

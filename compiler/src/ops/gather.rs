@@ -15,7 +15,8 @@ use super::support::{
     Rng, Sample, checked, expect_dtype, expect_operands, f32_type, i32_type, moved,
 };
 use super::{
-    Built, Builder, Cost, KernelBuilder, OpDef, ScatterAdd, TypeError, Value, codes, generic, support,
+    Builder, Built, Cost, KernelBuilder, OpDef, ScatterAdd, TypeError, Value, codes, generic,
+    support,
 };
 use crate::program::{Combine, Generic, OpKind, V};
 use crate::scalar::{Binary, Body, Cmp, S, ScalarOp};

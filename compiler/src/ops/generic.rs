@@ -173,7 +173,8 @@ pub fn vjp(
             let out: Vec<u32> = g.maps[wrt as usize].iter().flatten().copied().collect();
             let reduced = out.len() < g.extents.len();
             let combine = reduced.then_some(Combine::Sum);
-            let d = push(cx, Generic { extents: g.extents.clone(), maps, out, combine, body }, &all);
+            let d =
+                push(cx, Generic { extents: g.extents.clone(), maps, out, combine, body }, &all);
             Some(reshaped(cx, d, operands[wrt as usize]))
         })
         .collect()
@@ -189,7 +190,11 @@ pub fn reshaped(cx: &mut dyn Builder, value: Value, like: Value) -> Value {
 }
 
 /// An elementwise map under construction: `map(cx, &[x, y], |b, a| b.mul(a[0], a[1]))`.
-pub fn map(cx: &mut dyn Builder, operands: &[Value], f: impl FnOnce(&mut Body, &[S]) -> S) -> Value {
+pub fn map(
+    cx: &mut dyn Builder,
+    operands: &[Value],
+    f: impl FnOnce(&mut Body, &[S]) -> S,
+) -> Value {
     let shape = cx.ty(operands[0]).shape.clone();
     let g = elementwise(&shape, operands.len(), body_of(operands.len(), f));
     push(cx, g, operands)

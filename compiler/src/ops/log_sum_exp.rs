@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::form::{FormCx, Spanned};
 use super::softmax::{exp_of_difference, row_generic, rows_type};
 use super::support::{Rng, Sample, f32_type, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, generic, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, generic, support};
 use crate::program::{Combine, OpKind, V};
 use crate::scalar::Unary;
 use crate::tensor::Tensor;

@@ -11,8 +11,8 @@
 use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, MappingForm, SpannedMap, WordsForm};
-use super::support::{touched, TypeError};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, Rng, Sample, Value, generic, mapping};
+use super::support::{TypeError, touched};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, Rng, Sample, Value, generic, mapping};
 use crate::diagnostic::Diagnostic;
 use crate::ops::codes;
 use crate::program::{Generic, OpKind, V};
@@ -43,7 +43,8 @@ pub struct Form {
 
 impl OpDef for Map {
     const NAME: &'static str = "Map";
-    const SUMMARY: &'static str = "An elementwise function of tensors, with broadcast, permutation and indices.";
+    const SUMMARY: &'static str =
+        "An elementwise function of tensors, with broadcast, permutation and indices.";
     const EXAMPLE: &'static str = r#"Block(
     doc: "Gated activation, scaled per channel and laid out by head.",
     inputs: { "gate": [batch, dim], "up": [batch, dim], "w": [dim] },

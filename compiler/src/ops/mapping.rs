@@ -159,8 +159,7 @@ impl Resolver<'_> {
         let n_plain = words.len() - n_ellipsis;
         let fits = if n_ellipsis == 0 { n_plain == shape.len() } else { n_plain <= shape.len() };
         if n_ellipsis > 1 || !fits {
-            let message =
-                format!("`{name}` has {} dimensions, its index {n_plain}", shape.len());
+            let message = format!("`{name}` has {} dimensions, its index {n_plain}", shape.len());
             return Err(ExprError::new(codes::WRONG_NDIM, range, message)
                 .help(format!("`{name}` has shape {shape:?}; write one word per dimension")));
         }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, ScalarForm, Spanned};
 use super::support::{Rng, Sample, checked, expect_operands, f32_type, moved};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, Slice, TypeError, Value, codes, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, Slice, TypeError, Value, codes, support};
 use crate::program::{OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::Type;

@@ -17,7 +17,7 @@ use super::support::{
     Rng, Sample, checked, expect_dtype, expect_extents, expect_ndim, expect_operands, f32_type,
     i32_type, touched,
 };
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
 use crate::diagnostic::Diagnostic;
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::Tensor;
@@ -60,7 +60,8 @@ fn classify(text: &str) -> Option<Ragged> {
     match (operands.as_slice(), out.as_slice()) {
         ([x, w], [r, n]) if matches!((x.len(), w.len()), (2, 3)) => {
             let k = x[1];
-            let distinct = x[0] == *r && n != r && k != *r && k != *n && ![*r, *n, k].contains(&w[0]);
+            let distinct =
+                x[0] == *r && n != r && k != *r && k != *n && ![*r, *n, k].contains(&w[0]);
             match (w[1], w[2]) {
                 (a, b) if distinct && a == *n && b == k => Some(Ragged::Rows { transposed: true }),
                 (a, b) if distinct && a == k && b == *n => Some(Ragged::Rows { transposed: false }),
@@ -263,7 +264,9 @@ mod tests {
         assert_eq!(classify("r d, e f d -> r f"), Some(Ragged::Rows { transposed: true }));
         assert_eq!(classify("r d, e d f -> r f"), Some(Ragged::Rows { transposed: false }));
         assert_eq!(classify("r m, r n -> e m n"), Some(Ragged::Outer));
-        for bad in ["r d, e f d -> f r", "r d, d f d -> r f", "r d, f d -> r f", "r d, r f -> r d f"] {
+        for bad in
+            ["r d, e f d -> f r", "r d, d f d -> r f", "r d, f d -> r f", "r d, r f -> r d f"]
+        {
             assert_eq!(classify(bad), None, "{bad}");
         }
     }

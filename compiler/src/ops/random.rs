@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, ScalarForm, Spanned};
 use super::support::{Rng, Sample, checked, expect_dtype, expect_ndim, i32_type, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support};
+use super::{
+    Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support,
+};
 use crate::diagnostic::Diagnostic;
 use crate::program::{Generic, OpKind, V};
 use crate::scalar::{Binary, Body, S, Unary};
@@ -148,7 +150,8 @@ fn box_muller(b: &mut Body, u0: S, u1: S) -> S {
 
 impl OpDef for Random {
     const NAME: &'static str = "Random";
-    const SUMMARY: &'static str = "Counter-based random numbers that depend on seed, stream and position alone.";
+    const SUMMARY: &'static str =
+        "Counter-based random numbers that depend on seed, stream and position alone.";
     const EXAMPLE: &'static str = r#"Block(
     doc: "Noise on a tensor.",
     inputs: { "x": [batch, 4], "seed": Input([], i32) },
@@ -255,8 +258,7 @@ mod tests {
             let mut b = Body::default();
             let key = word(&mut b, key);
             let counter = counter.map(|c| word(&mut b, c));
-            philox(&mut b, key, counter)
-                .map(|s| b.constant(s).map_or(0, |(v, _)| v as i64 as u32))
+            philox(&mut b, key, counter).map(|s| b.constant(s).map_or(0, |(v, _)| v as i64 as u32))
         };
         assert_eq!(run([0, 0], 0), [0xff1d_ae59, 0x6cd1_0df2]);
         assert_eq!(run([u32::MAX; 2], u32::MAX), [0x2c3f_628b, 0xab4f_d7ad]);

@@ -10,8 +10,10 @@
 use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, MappingForm, SpannedMap, WordsForm};
-use super::support::{touched, TypeError};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, Rng, Sample, Value, codes, generic, mapping};
+use super::support::{TypeError, touched};
+use super::{
+    Builder, Built, Cost, KernelBuilder, OpDef, Rng, Sample, Value, codes, generic, mapping,
+};
 use crate::diagnostic::Diagnostic;
 use crate::program::{Combine, Generic, OpKind, V};
 use crate::scalar::{Cmp, S};
@@ -130,7 +132,8 @@ impl Reduce {
 
 impl OpDef for Reduce {
     const NAME: &'static str = "Reduce";
-    const SUMMARY: &'static str = "Sum, mean, maximum or minimum of an element expression over some dimensions.";
+    const SUMMARY: &'static str =
+        "Sum, mean, maximum or minimum of an element expression over some dimensions.";
     const EXAMPLE: &'static str = r#"Block(
     doc: "Mean square per row, and the largest element of all.",
     inputs: { "x": [batch, dim] },
@@ -223,9 +226,7 @@ impl OpDef for Reduce {
                 });
                 generic::vjp(cx, &self.generic, operands, scaled)
             }
-            Reduction::Max | Reduction::Min => {
-                self.extremum_vjp(cx, operands, results[0], grad)
-            }
+            Reduction::Max | Reduction::Min => self.extremum_vjp(cx, operands, results[0], grad),
         }
     }
 

@@ -6,7 +6,9 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, Spanned};
 use super::support::{Rng, Sample, checked, expect_operands, f32_type, moved};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support};
+use super::{
+    Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support,
+};
 use crate::diagnostic::Diagnostic;
 use crate::program::{OpKind, V};
 use crate::scalar::parse::ExprKind;
@@ -115,7 +117,8 @@ impl OpDef for Reshape {
 
     fn sample(rng: &mut Rng) -> Sample<Self> {
         let (a, b, c) = (rng.extent(), rng.extent(), rng.extent());
-        let shape = [vec![a * b, c], vec![c, 1, b * a], vec![a * b * c]][rng.below(3) as usize].clone();
+        let shape =
+            [vec![a * b, c], vec![c, 1, b * a], vec![a * b * c]][rng.below(3) as usize].clone();
         Sample::random(Reshape { shape }, vec![f32_type(&[a, b, c])], rng)
     }
 }

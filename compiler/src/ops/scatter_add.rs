@@ -11,9 +11,7 @@ use super::support::{
     Rng, Sample, checked, expect_dtype, expect_extents, expect_ndim, expect_operands, f32_type,
     i32_type, touched,
 };
-use super::{
-    Built, Builder, Cost, Gather, KernelBuilder, OpDef, TypeError, Value, codes, support,
-};
+use super::{Builder, Built, Cost, Gather, KernelBuilder, OpDef, TypeError, Value, codes, support};
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::{Tensor, for_each_index};
 use crate::types::{DType, Type};

@@ -6,7 +6,9 @@ use serde::Deserialize;
 
 use super::form::{FormCx, Spanned};
 use super::support::{Rng, Sample, expect_dtype, expect_operands, f32_type, touched};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support};
+use super::{
+    Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support,
+};
 use crate::program::{Combine, Generic, OpKind, V};
 use crate::scalar::{Body, S, Unary};
 use crate::tensor::Tensor;

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::form::{FormCx, Spanned};
 use super::support::{Rng, Sample, expect_operands, f32_type, moved};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, generic, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, generic, support};
 use crate::program::{OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::Type;

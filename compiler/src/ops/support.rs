@@ -79,9 +79,10 @@ pub(super) fn expect_dtype(
         return Ok(());
     }
     let headline = format!("expected {wanted}, found {}", ty.dtype);
-    Err(TypeError::new(codes::DTYPE_MISMATCH, headline)
-        .operand(i, ty)
-        .help(format!("convert it first: `Cast(\"…\", {})`", if wanted == "i32" { "i32" } else { "f32" })))
+    Err(TypeError::new(codes::DTYPE_MISMATCH, headline).operand(i, ty).help(format!(
+        "convert it first: `Cast(\"…\", {})`",
+        if wanted == "i32" { "i32" } else { "f32" }
+    )))
 }
 
 /// Operand `i` has `n` dimensions.

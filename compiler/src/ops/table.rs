@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, MappingForm, Name, SpannedMap};
 use super::support::{Rng, Sample, checked, expect_operands, moved};
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes};
 use crate::diagnostic::Diagnostic;
 use crate::program::{OpKind, V};
 use crate::scalar::elaborate::evaluate;
@@ -14,7 +14,7 @@ use crate::tensor::{Tensor, for_each_index};
 use crate::types::{DType, Type};
 
 /// Largest table, in elements.
-const MAX_ELEMS: u64 = 1 << 20;
+const MAX_ELEMS: u64 = 1 << 16;
 
 /// A constant tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,8 @@ pub struct Form {
 
 impl OpDef for Table {
     const NAME: &'static str = "Table";
-    const SUMMARY: &'static str = "Constants computed while compiling, from the positions of their elements.";
+    const SUMMARY: &'static str =
+        "Constants computed while compiling, from the positions of their elements.";
     const EXAMPLE: &'static str = r#"Block(
     doc: "Inverse frequencies.",
     inputs: { "x": [batch, 4] },

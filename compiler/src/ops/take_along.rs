@@ -14,7 +14,9 @@ use super::support::{
     Rng, Sample, expect_dtype, expect_extents, expect_ndim, expect_operands, f32_type, i32_type,
     moved,
 };
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support};
+use super::{
+    Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support,
+};
 use crate::program::{Combine, Generic, OpKind, V};
 use crate::scalar::{Body, Cmp};
 use crate::tensor::Tensor;

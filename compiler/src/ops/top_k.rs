@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::form::{DimForm, FormCx, Spanned};
 use super::support::{Rng, Sample, expect_dtype, expect_operands, f32_type, touched};
 use super::take_along::put_along;
-use super::{Built, Builder, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
+use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -31,7 +31,8 @@ pub struct Form {
 
 impl OpDef for TopK {
     const NAME: &'static str = "TopK";
-    const SUMMARY: &'static str = "The largest elements of each row with their positions; ties go to the lower index.";
+    const SUMMARY: &'static str =
+        "The largest elements of each row with their positions; ties go to the lower index.";
     const EXAMPLE: &'static str = r#"Block(
     doc: "The two best of six, as weights that sum to one.",
     inputs: { "scores": [batch, 6] },

@@ -175,12 +175,9 @@ impl Derivation {
                 let slope = self.body.mul(b, power);
                 self.body.mul(g, slope)
             }
-            Binary::And
-            | Binary::Or
-            | Binary::Xor
-            | Binary::Shl
-            | Binary::Shr
-            | Binary::MulHiU => return None,
+            Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr | Binary::MulHiU => {
+                return None;
+            }
         })
     }
 

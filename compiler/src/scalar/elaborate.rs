@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use super::parse::{Expr, ExprKind, Word};
 use super::{Binary, Body, Cmp, S, ScalarOp, Unary, eval};
-use crate::diagnostic::Code;
 use crate::codes::ops as codes;
+use crate::diagnostic::Code;
 use crate::types::DType;
 
 /// What a name in an expression stands for.

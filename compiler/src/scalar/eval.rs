@@ -93,8 +93,20 @@ fn binary_i32(f: Binary, x: i32, y: i32) -> i32 {
         Binary::Add => x.wrapping_add(y),
         Binary::Sub => x.wrapping_sub(y),
         Binary::Mul => x.wrapping_mul(y),
-        Binary::Div => if y == 0 { 0 } else { x.wrapping_div(y) },
-        Binary::Rem => if y == 0 { 0 } else { x.wrapping_rem(y) },
+        Binary::Div => {
+            if y == 0 {
+                0
+            } else {
+                x.wrapping_div(y)
+            }
+        }
+        Binary::Rem => {
+            if y == 0 {
+                0
+            } else {
+                x.wrapping_rem(y)
+            }
+        }
         Binary::Max => x.max(y),
         Binary::Min => x.min(y),
         Binary::Pow => x.wrapping_pow(y.max(0) as u32),

@@ -27,7 +27,8 @@ impl std::fmt::Display for Body {
                 texts.push(text);
             }
         }
-        let results: Vec<&str> = self.results.iter().map(|r| texts[r.0 as usize].as_str()).collect();
+        let results: Vec<&str> =
+            self.results.iter().map(|r| texts[r.0 as usize].as_str()).collect();
         f.write_str(&results.join(", "))
     }
 }

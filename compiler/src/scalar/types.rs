@@ -37,7 +37,11 @@ impl Body {
     /// A headline.
     pub fn verify(&self, args: &[DType], loads: &[DType]) -> Result<(), String> {
         if self.n_args() as usize > args.len() {
-            return Err(format!("the body reads {} operands, there are {}", self.n_args(), args.len()));
+            return Err(format!(
+                "the body reads {} operands, there are {}",
+                self.n_args(),
+                args.len()
+            ));
         }
         let types = self.dtypes(args, loads);
         let of = |s: &S| types[s.0 as usize];

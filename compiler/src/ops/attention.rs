@@ -85,7 +85,7 @@ impl Extents {
 
     /// The key/value head of a query head.
     pub(super) fn kv_head(&self, head: u64) -> u64 {
-        head / (self.heads / self.kv_heads)
+        head * self.kv_heads / self.heads
     }
 
     /// Query-key pairs that count, over batch and heads.
@@ -127,7 +127,7 @@ pub(super) fn expect_heads(operands: &[Type]) -> Result<Extents, TypeError> {
         expect_extents(operands, (a, dim), (b, dim))?;
     }
     let e = Extents::of(&operands[0].shape, &operands[1].shape, &operands[2].shape);
-    if e.kv_heads == 0 && e.heads > 0 || e.kv_heads > 0 && e.heads % e.kv_heads != 0 {
+    if !e.heads.is_multiple_of(e.kv_heads) {
         let headline = format!("{} key heads do not divide {} query heads", e.kv_heads, e.heads);
         return Err(TypeError::new(codes::EXTENTS_DIFFER, headline)
             .operand(1, &operands[1])

@@ -52,7 +52,7 @@ pub(super) fn parse_equation(text: &str) -> Result<(Vec<Vec<&str>>, Vec<&str>), 
     let all = operands.split(',').chain([out]);
     for word in all.flat_map(words) {
         let letters = word.chars().all(|c| c.is_alphanumeric() || c == '_');
-        if word != "..." && !(letters && !word.starts_with(|c: char| c.is_ascii_digit())) {
+        if word != "..." && (!letters || word.starts_with(|c: char| c.is_ascii_digit())) {
             return Err(format!("`{word}` is no dimension word"));
         }
     }

@@ -115,6 +115,9 @@ pub trait OpDef: Sized {
     fn sample(rng: &mut Rng) -> Sample<Self>;
 }
 
+/// Reads the RON form of one op.
+pub type BuildFn = fn(&Raw, &mut dyn FormCx) -> Result<Option<Built<Op>>, FormError>;
+
 /// What the table knows of an op without an instance of it.
 #[derive(Debug)]
 pub struct OpInfo {
@@ -127,7 +130,7 @@ pub struct OpInfo {
     /// Names of the results.
     pub results: &'static [&'static str],
     /// Reads its RON form.
-    pub build: fn(&Raw, &mut dyn FormCx) -> Result<Option<Built<Op>>, FormError>,
+    pub build: BuildFn,
     /// A random case for the property tests.
     pub sample: fn(&mut Rng) -> Sample<Op>,
 }

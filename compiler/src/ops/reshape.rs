@@ -63,7 +63,7 @@ impl OpDef for Reshape {
         let holes: Vec<usize> = (0..extents.len()).filter(|i| extents[*i].is_none()).collect();
         let known = extents.iter().flatten().try_fold(1u64, |n, d| n.checked_mul(*d));
         let inferred = match (holes.as_slice(), known) {
-            ([_], Some(n)) if n > 0 && elems % n == 0 => elems / n,
+            ([_], Some(n)) if n > 0 && elems.is_multiple_of(n) => elems / n,
             ([], _) => 0,
             ([first, ..], _) => {
                 let headline = format!("`_` cannot be inferred from {elems} elements");

@@ -84,7 +84,8 @@ impl OpDef for TopK {
             }
         }
         let shape = &results[0].shape;
-        [values, indices].map(|data| Tensor { shape: shape.clone(), data }).to_vec()
+        let tensor = |data| Tensor { shape: shape.clone(), data };
+        vec![tensor(values), tensor(indices)]
     }
 
     fn vjp(

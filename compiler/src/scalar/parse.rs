@@ -114,9 +114,12 @@ pub fn parse_mapping(text: &str) -> Result<Mapping, ParseError> {
     Ok(Mapping { expr, out })
 }
 
+/// What [`Expr::names`] calls: a name, its index words, its range.
+pub type NameFn<'f, 'a> = dyn FnMut(&'a str, Option<&'a [Word]>, &Range<u32>) + 'f;
+
 impl Expr {
     /// Calls `f` with every name, its index words and its range, in reading order.
-    pub fn names<'a>(&'a self, f: &mut dyn FnMut(&'a str, Option<&'a [Word]>, &Range<u32>)) {
+    pub fn names<'a>(&'a self, f: &mut NameFn<'_, 'a>) {
         match &self.kind {
             ExprKind::Number(_) => {}
             ExprKind::Name { name, index } => f(name, index.as_deref(), &self.range),

@@ -41,7 +41,8 @@ pub fn check(
     let (elaborated, diagnostics, sources) = load(loader, path, sets);
     match elaborated {
         Some(elaborated) => Ok(Checked { elaborated, sources, warnings: diagnostics }),
-        None => Err(Failure::Spec { diagnostics, sources }),
+        None if diagnostics.has_errors() => Err(Failure::Spec { diagnostics, sources }),
+        None => Err(Failure::internal("the spec was refused without a reason")),
     }
 }
 
@@ -65,11 +66,7 @@ fn is_model(loader: &dyn Loader, path: &str) -> bool {
 ///
 /// # Errors
 /// Everything that is wrong with the spec, or a bug of ours.
-pub fn plan(
-    loader: &dyn Loader,
-    path: &str,
-    sets: &[(String, String)],
-) -> Result<Plan, Failure> {
+pub fn plan(loader: &dyn Loader, path: &str, sets: &[(String, String)]) -> Result<Plan, Failure> {
     compile(&check(loader, path, sets)?.elaborated)
 }
 

@@ -15,8 +15,8 @@ use perilune_runtime::{Fetches, HostTensor, Session};
 
 use crate::corpus::Corpus;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::runtime;
 use crate::metrics::{End, Eval, Profile, ProfileRow, Record, Step, median};
+use crate::pipeline::runtime;
 
 /// Entry that sets the initial weights.
 pub const INIT: &str = "init";

@@ -1,46 +1,122 @@
-//! `perilune explain SUBJECT`: what an error code means.
+//! `perilune explain SUBJECT`: an error code, an op, or what the compiler decided about a node.
+
+use std::fmt::Write;
+use std::path::PathBuf;
 
 use perilune_compiler::codes;
+use perilune_compiler::compile;
+use perilune_compiler::lower::Target;
+use perilune_compiler::ops::{OPS, OpInfo, op_info};
+use perilune_compiler::passes::fuse::Decision;
 use perilune_compiler::spec::suggest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
+use crate::pipeline;
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An error code (E0203), or its name (duplicate-key)
+    /// An error code (E0203) or its name, an op (Einsum), a node's path, or `decisions` for all
     subject: String,
+    /// The spec that a node or a decision belongs to
+    #[arg(long, value_name = "SPEC")]
+    spec: Option<PathBuf>,
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let subject = args.subject.trim();
-    let by_name = || codes::all().into_iter().find(|e| e.name == subject);
-    let Some(found) = codes::explain(subject).or_else(by_name) else {
-        return Err(unknown(subject));
+    let (text, value) = if let Some(spec) = &args.spec {
+        node(subject, spec)?
+    } else {
+        let by_name = || codes::all().into_iter().find(|e| e.name == subject);
+        match (codes::explain(subject).or_else(by_name), op_info(subject)) {
+            (Some(found), _) => code(&found),
+            (None, Some(op)) => describe_op(op),
+            (None, None) => return Err(unknown(subject)),
+        }
     };
     if console.json {
-        console.json(&json!({
-            "version": 1,
-            "code": found.code.to_string(),
-            "name": found.name,
-            "text": found.text,
-        }));
+        console.json(&value)
     } else {
-        console.data(&format!("{}: {}\n\n{}", found.code, found.name, found.text));
+        console.data(&text)
     }
     Ok(Exit::Ok)
 }
 
+fn code(found: &codes::Explanation) -> (String, Value) {
+    let text = format!("{}: {}\n\n{}", found.code, found.name, found.text);
+    let code = found.code.to_string();
+    (text, json!({"version": 1, "code": code, "name": found.name, "text": found.text}))
+}
+
+fn describe_op(op: &OpInfo) -> (String, Value) {
+    let text = format!("{}: {}\n\n{}", op.name, op.summary, op.example.trim_end());
+    let value = json!({
+        "version": 1, "op": op.name, "summary": op.summary, "example": op.example,
+        "results": op.results,
+    });
+    (text, value)
+}
+
+/// Where a node was written, what it is, and what was decided about it.
+fn node(subject: &str, spec: &std::path::Path) -> Result<(String, Value), Failure> {
+    let checked = pipeline::check_file(spec, &[])?;
+    let compiled = compile::compile(&checked.elaborated, Target::Cpu);
+    let decisions = compiled.map_err(pipeline::internal)?.decisions;
+    let all = subject == "decisions";
+    let about = |path: &str| {
+        let rest = path.strip_prefix(subject);
+        all || rest.is_some_and(|r| r.is_empty() || r.starts_with(['.', '/']))
+    };
+    let mut text = String::new();
+    let mut nodes = Vec::new();
+    for graph in checked.elaborated.graphs().into_iter().filter(|_| !all) {
+        for node in graph.nodes.values().filter(|n| about(&n.origin.path)) {
+            let types: Vec<String> =
+                node.results.iter().map(|&v| graph.ty(v).to_string()).collect();
+            let place = node.origin.span.map_or(String::new(), |span| {
+                let (line, column) = checked.sources.line_column(span.source, span.start);
+                format!("{}:{line}:{column}", checked.sources.file(span.source).path)
+            });
+            let (path, op, ty) = (&node.origin.path, node.op.name(), types.join(", "));
+            let _ = writeln!(text, "{} {path} = {op} : {ty}  {place}", graph.name);
+            nodes.push(json!({
+                "entry": graph.name, "path": path, "op": op, "types": types, "place": place,
+            }));
+        }
+    }
+    let related = decisions.iter().filter(|d| about(&d.from) || about(&d.to));
+    let related: Vec<&Decision> = related.collect();
+    if nodes.is_empty() && related.is_empty() {
+        return Err(Failure::new(Exit::Usage, format!("the spec has no node `{subject}`"))
+            .help("`perilune build SPEC --emit graph` shows the paths there are"));
+    }
+    let mut list = Vec::new();
+    for d in related {
+        let (rule, code, words) = (format!("{:?}", d.rule), d.reason.code(), d.reason.words());
+        let _ = writeln!(
+            text,
+            "{code} {} {rule}: {} -> {}: {words} ({} bytes)",
+            d.entry, d.from, d.to, d.bytes
+        );
+        list.push(json!({
+            "entry": d.entry, "rule": rule, "code": code, "reason": words,
+            "from": d.from, "to": d.to, "bytes": d.bytes,
+        }));
+    }
+    Ok((text, json!({"version": 1, "nodes": nodes, "decisions": list})))
+}
+
 fn unknown(subject: &str) -> Failure {
     let all = codes::all();
-    let names: Vec<String> =
-        all.iter().flat_map(|e| [e.code.to_string(), e.name.to_owned()]).collect();
+    let codes = all.iter().flat_map(|e| [e.code.to_string(), e.name.to_owned()]);
+    let names: Vec<String> = codes.chain(OPS.iter().map(|op| op.name.to_owned())).collect();
     let near = suggest::nearest(subject, names.iter().map(String::as_str));
     let failure = Failure::new(Exit::Usage, format!("nothing here is called `{subject}`"));
     match near {
         Some(near) => failure.help(format!("did you mean `{near}`?")),
-        None => failure.help("give an error code such as E0203"),
+        None => failure.help("give an error code (E0203), an op (Einsum), or a node with --spec"),
     }
 }

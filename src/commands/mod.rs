@@ -4,8 +4,10 @@
 //! - A command returns data or a [`Failure`]; only [`Console`] writes, only [`run`] exits.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::{Parser, Subcommand};
+use perilune_runtime::io::atomic;
 
 use crate::console::{ColorChoice, Console};
 use crate::exit::{Exit, Failure};
@@ -14,6 +16,7 @@ mod spec_args;
 
 mod check;
 mod train;
+mod build;
 mod explain;
 mod graph;
 mod doctor;
@@ -41,6 +44,8 @@ enum Command {
     Check(check::Args),
     /// Compile a training step and train on a text
     Train(train::Args),
+    /// Write any stage of the road from a spec to a plan
+    Build(build::Args),
     /// Draw the model as Graphviz text
     Graph(graph::Args),
     /// Say more about an error code
@@ -70,8 +75,19 @@ fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
     match command {
         Command::Check(args) => check::run(console, args),
         Command::Train(args) => train::run(console, args),
+        Command::Build(args) => build::run(console, args),
         Command::Graph(args) => graph::run(console, args),
         Command::Explain(args) => explain::run(console, args),
         Command::Doctor(args) => doctor::run(console, args),
     }
+}
+
+/// Writes a file whole or not at all.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    atomic::write(path, bytes).map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::environment(format!("cannot write `{}`: {error}", path.display()))
+        .help("name a place you may write, with space left")
 }

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use perilune_plan::{Plan, TensorKind, container};
-use perilune_runtime::io::atomic;
 use perilune_runtime::{Options, Session};
 use serde_json::json;
 
 use super::spec_args::{SpecArgs, pair};
+use super::{cannot_write, write_file};
 use crate::console::Console;
 use crate::corpus::{Corpus, Entropies};
 use crate::exit::{Exit, Failure};
@@ -71,14 +71,14 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         run.name, run.params_total, run.kernels
     ));
     let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
-    save(&args.out.join("plan.perilune"), &bytes)?;
+    write_file(&args.out.join("plan.perilune"), &bytes)?;
     let options = Options { threads: args.threads, ..Options::default() };
     let mut session = Session::new(plan, options).map_err(runtime)?;
     run.threads = session.threads();
     let mut log = Log::start(console, &args.out, run)?;
     let outcome = training::train(&mut session, &corpus, &settings, &mut log);
     log.close()?;
-    save(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
+    write_file(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
     let end = outcome?;
     weights::write(&session, &args.out.join("weights.safetensors"))?;
     conclude(console, &args.out, &end, entropies);
@@ -139,15 +139,6 @@ fn describe(
         launches: entry.steps.len(),
         ..Run::default()
     })
-}
-
-fn save(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    atomic::write(path, bytes).map_err(|error| cannot_write(path, &error))
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::environment(format!("cannot write `{}`: {error}", path.display()))
-        .help("pass --out a folder you may write, with space left")
 }
 
 /// Keeps the records, writes them down and moves the bar.

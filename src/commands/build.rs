@@ -1,0 +1,120 @@
+//! `perilune build SPEC --emit STAGE`: any stage of the road from a spec to a plan.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use perilune_compiler::compile;
+use perilune_compiler::lower::{Target, lower_kernel};
+use perilune_compiler::mlir::Mlir;
+use perilune_plan::{Plan, container};
+use serde_json::json;
+
+use super::spec_args::SpecArgs;
+use super::write_file;
+use crate::console::Console;
+use crate::exit::{Exit, Failure};
+use crate::pipeline::{Checked, internal};
+
+/// Arguments of `build`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    spec: SpecArgs,
+    /// What to write
+    #[arg(long, default_value = "plan", value_parser = ["spec", "graph", "mlir:loops", "clif", "ptx", "plan"])]
+    emit: String,
+    /// File to write to (stdout; a plan needs a file)
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
+    let checked = args.spec.check()?;
+    if args.emit == "plan" {
+        return plan(console, args, &checked);
+    }
+    let text = match args.emit.as_str() {
+        "spec" => spec(&checked),
+        "graph" => checked.elaborated.graphs().iter().map(ToString::to_string).collect(),
+        "mlir:loops" => loops(&checked)?,
+        "ptx" => kernels(&compiled(&checked, Target::Sm90a)?),
+        _ => kernels(&compiled(&checked, Target::Cpu)?),
+    };
+    match &args.output {
+        Some(path) => write_file(path, text.as_bytes())?,
+        None if console.json => {
+            console.json(&json!({"version": 1, "emit": args.emit, "text": text}));
+        }
+        None => console.data(&text),
+    }
+    Ok(Exit::Ok)
+}
+
+/// Every file of the spec, as read.
+fn spec(checked: &Checked) -> String {
+    let mut out = String::new();
+    for file in checked.sources.files() {
+        let _ = write!(out, "// {}\n{}\n", file.path, file.text.trim_end());
+    }
+    out
+}
+
+fn compiled(checked: &Checked, target: Target) -> Result<Plan, Failure> {
+    Ok(compile::compile(&checked.elaborated, target).map_err(internal)?.plan)
+}
+
+/// The kernels' texts, each under a line that names it.
+fn kernels(plan: &Plan) -> String {
+    let comment = if plan.target == "cpu" { ";;" } else { "//" };
+    let mut out = String::new();
+    for kernel in &plan.kernels {
+        let (name, blocks, numerics) = (&kernel.name, kernel.blocks, &kernel.numerics);
+        let _ = writeln!(out, "{comment} {name}: {blocks} blocks; {numerics}");
+        let _ = writeln!(out, "{}", kernel.text.trim_end());
+    }
+    out
+}
+
+/// The loops of every kernel that becomes code, as MLIR modules.
+fn loops(checked: &Checked) -> Result<String, Failure> {
+    let compiled = compile::compile(&checked.elaborated, Target::Cpu).map_err(internal)?;
+    let mlir = Mlir::new();
+    let mut out = String::new();
+    for decl in &compiled.plan.kernels {
+        let kernel = compiled.program.kernels.iter().find(|kernel| kernel.name == decl.name);
+        let Some(kernel) = kernel else { continue };
+        let lowered = lower_kernel(&mlir, kernel, Target::Cpu).map_err(internal)?;
+        let _ = writeln!(out, "// {}\n{}", kernel.name, lowered.loops.trim_end());
+    }
+    Ok(out)
+}
+
+fn plan(console: &Console, args: &Args, checked: &Checked) -> Result<Exit, Failure> {
+    let plan = compiled(checked, Target::Cpu)?;
+    let path = args.output.as_ref().ok_or_else(|| {
+        Failure::new(Exit::Usage, "a plan is a file: say where to write it")
+            .help("add --output FILE, or --emit clif to look at its kernels")
+    })?;
+    let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
+    write_file(path, &bytes)?;
+    let entries: Vec<_> = plan
+        .entries
+        .iter()
+        .map(|e| json!({"name": e.name, "steps": e.steps.len(), "arena_bytes": e.arena_bytes}))
+        .collect();
+    if console.json {
+        console.json(&json!({
+            "version": 1,
+            "name": plan.name,
+            "target": plan.target,
+            "kernels": plan.kernels.len(),
+            "entries": entries,
+            "file": path.display().to_string(),
+            "bytes": bytes.len(),
+        }));
+    } else {
+        let (name, kernels) = (&plan.name, plan.kernels.len());
+        console.note(&format!("{name}: {kernels} kernels in {}", path.display()));
+    }
+    Ok(Exit::Ok)
+}

@@ -5,6 +5,7 @@ mod gpu_math;
 mod jit;
 mod kernels;
 mod make;
+mod models;
 mod math;
 mod ptxas;
 mod random;

@@ -237,7 +237,11 @@ impl Pull<'_> {
     }
 
     /// Computes every result at every point, then stores them all.
-    pub(super) fn store(&mut self, results: &[usize], points: &[Index]) -> Result<(), InternalError> {
+    pub(super) fn store(
+        &mut self,
+        results: &[usize],
+        points: &[Index],
+    ) -> Result<(), InternalError> {
         let pending = self.compute(results, points)?;
         self.write(pending);
         Ok(())

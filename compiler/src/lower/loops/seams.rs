@@ -131,7 +131,8 @@ pub(crate) fn cuts(kernel: &Kernel, root: V, dim: usize) -> Vec<i64> {
     }
 }
 
-/// The kernel with its results as the shapes its inner reshapes split them into.
+/// The kernel with its results as the shapes its inner reshapes split them into, extents of 1 left
+/// out.
 pub(crate) fn refined(kernel: &Kernel) -> Kernel {
     let mut out = kernel.clone();
     for k in 0..kernel.results.len() {
@@ -152,13 +153,14 @@ pub(crate) fn refined(kernel: &Kernel) -> Kernel {
                 }
             }
         });
-        if parts.iter().all(Option::is_none) {
+        if parts.iter().all(Option::is_none) && !shape.contains(&1) {
             continue;
         }
         let split: Vec<u64> = parts
             .into_iter()
             .zip(&shape)
             .flat_map(|(p, extent)| p.unwrap_or_else(|| vec![*extent]))
+            .filter(|extent| *extent != 1)
             .collect();
         let ty = crate::types::Type::new(kernel.ty(root).dtype, split);
         out.ops.push(KernelOp { kind: OpKind::Reshape, operands: vec![root], results: vec![ty] });

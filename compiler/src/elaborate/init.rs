@@ -23,6 +23,8 @@ pub(super) fn graph(tensors: &[Persistent]) -> Graph {
     let mut graph = Graph::new("init");
     let seed = graph.input("seed", ArgKind::Feed, Type::new(DType::i32, []));
     for tensor in tensors {
+        // Declared so that the new value can be written in place of the old.
+        graph.input(&tensor.name, ArgKind::of(tensor.kind), tensor.ty.clone());
         let origin = Origin { path: tensor.name.clone(), span: Some(tensor.span) };
         let value = match tensor.init {
             Init::Constant(v) => add(&mut graph, Fill::new(v, &tensor.ty).into(), &[], origin),

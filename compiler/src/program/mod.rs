@@ -239,6 +239,17 @@ pub enum ArgKind {
     Feed,
 }
 
+impl ArgKind {
+    /// The kind of a persistent tensor.
+    pub fn of(kind: perilune_plan::TensorKind) -> Self {
+        match kind {
+            perilune_plan::TensorKind::Param => ArgKind::Param,
+            perilune_plan::TensorKind::Buffer => ArgKind::Buffer,
+            perilune_plan::TensorKind::State => ArgKind::State,
+        }
+    }
+}
+
 /// A result of an entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntryResult {

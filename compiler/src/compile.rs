@@ -12,7 +12,7 @@ use crate::import::import;
 use crate::lower::{Lowered, Target, lower_kernel};
 use crate::mlir::Mlir;
 use crate::passes::fuse::Decision;
-use crate::passes::{bufferise, canonicalize_cse, fuse, schedule, views};
+use crate::passes::{bufferise, canonicalize_cse, fuse, outline, schedule, views};
 use crate::plan;
 use crate::program::{Kernel, Program};
 
@@ -59,6 +59,7 @@ pub fn optimize(program: &mut Program) -> Vec<Decision> {
     let decisions = fuse::run(program);
     canonicalize_cse::run(program);
     schedule::run(program);
+    outline::run(program);
     bufferise::run(program);
     decisions
 }

@@ -9,6 +9,7 @@ pub mod canonicalize_cse;
 pub mod views;
 pub mod fuse;
 pub mod schedule;
+pub mod outline;
 pub mod bufferise;
 mod facts;
 mod merge;

@@ -49,6 +49,8 @@ pub(crate) struct Pull<'k> {
     /// Computed indices already in a variable.
     computed: HashMap<(Vec<Val>, u64), Var>,
     quotients: HashMap<(Lin, i64), Var>,
+    /// Clamped neighbours already in a variable.
+    clamps: HashMap<(Lin, i64), Var>,
     /// Lane groups computed side by side: the lane variable, how many there are, and which one is
     /// being written.
     pub(crate) groups: Option<(Var, u32, u32)>,
@@ -87,6 +89,7 @@ impl<'k> Pull<'k> {
             memory,
             computed: HashMap::new(),
             quotients: HashMap::new(),
+            clamps: HashMap::new(),
             groups: None,
             team: None,
             alone_from: usize::MAX,
@@ -299,17 +302,12 @@ impl<'k> Pull<'k> {
 
     /// An index as i32 values.
     fn index_as_i32(&mut self, lin: &Lin) -> Val {
-        let i32_1 = Ty { elem: Elem::I32, lanes: 1 };
-        let scalar = |e: &mut Emitter, lane| {
-            let index = e.index_value(lin, lane);
-            e.op(i32_1, &[index], format!("arith.index_cast {index} : index to i32"))
-        };
         if !lin.has_lanes(&self.emit.vars) {
-            return scalar(&mut self.emit, 0);
+            return self.lane_as_i32(lin, 0);
         }
         match lin.lane_stride(&self.emit.vars) {
             Some(stride) => {
-                let first = scalar(&mut self.emit, 0);
+                let first = self.lane_as_i32(lin, 0);
                 let ty = Ty { elem: Elem::I32, lanes: LANES };
                 let steps: Vec<String> =
                     (0..i64::from(LANES)).map(|k| (k * stride).to_string()).collect();
@@ -318,10 +316,16 @@ impl<'k> Pull<'k> {
                 self.emit.two("arith.addi", first, steps)
             }
             None => {
-                let parts: Vec<Val> = (0..LANES).map(|k| scalar(&mut self.emit, k)).collect();
+                let parts: Vec<Val> = (0..LANES).map(|k| self.lane_as_i32(lin, k)).collect();
                 self.emit.gather(&parts)
             }
         }
+    }
+
+    /// An index in one lane as an i32 value.
+    fn lane_as_i32(&mut self, lin: &Lin, lane: u32) -> Val {
+        let index = self.emit.index_value(lin, lane);
+        self.emit.convert("arith.index_cast", index, Elem::I32)
     }
 
     /// Computed i32 values as an index clamped to `0..extent`.
@@ -491,7 +495,7 @@ impl<'k> Pull<'k> {
             let shifted = lin.offset(-(*low as i64));
             let extent = *extent as i64;
             let (lo, hi) = shifted.range(&self.emit.vars);
-            if hi < 0 || lo >= extent {
+            if hi < 0 || lo >= extent || extent == 0 {
                 return Ok(fill);
             }
             let mut tests = Vec::new();
@@ -518,14 +522,41 @@ impl<'k> Pull<'k> {
     }
 
     fn compare_index(&mut self, lin: &Lin, cmp: Cmp, bound: i64) -> Val {
-        let val = self.index_as_i32(lin);
+        let val = if self.lanes_agree(lin, bound) {
+            self.lane_as_i32(lin, 0)
+        } else {
+            self.index_as_i32(lin)
+        };
         let bound = self.emit.int(bound, val.ty);
         self.emit.compare(cmp, val, bound)
     }
 
     /// The index held within `0..extent`.
     fn clamped(&mut self, lin: &Lin, extent: i64) -> Lin {
-        let val = self.index_as_i32(lin);
-        self.computed_index(&[val], extent as u64)
+        if extent < i64::from(LANES) || !self.lanes_agree(lin, extent) {
+            let val = self.index_as_i32(lin);
+            return self.computed_index(&[val], extent as u64);
+        }
+        let key = (lin.clone(), extent);
+        if let Some(var) = self.clamps.get(&key) {
+            return Lin::var(*var);
+        }
+        let first = self.emit.index_value(lin, 0);
+        let lanes = i64::from(LANES);
+        let (zero, top) = (self.emit.index_const(0), self.emit.index_const(extent - lanes));
+        let low = self.emit.two("arith.maxsi", first, zero);
+        let clamped = self.emit.two("arith.minsi", low, top);
+        let source = Source::Lanes(clamped.to_string());
+        let info = VarInfo { source, depth: clamped.depth, lo: 0, hi: extent - 1, align: lanes };
+        let var = self.emit.var(info);
+        self.clamps.insert(key, var);
+        Lin::var(var)
+    }
+
+    /// Whether all lanes of an index stand on one side of a bound: neighbours from a multiple of
+    /// their number, as the bound is.
+    fn lanes_agree(&self, lin: &Lin, bound: i64) -> bool {
+        let (lanes, vars) = (i64::from(LANES), &self.emit.vars);
+        lin.lane_stride(vars) == Some(1) && lin.multiple_of(lanes, vars) && bound % lanes == 0
     }
 }

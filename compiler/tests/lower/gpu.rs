@@ -7,7 +7,7 @@ use perilune_compiler::types::{DType, Type};
 
 use crate::kernels::{column_sum, gather, rms_norm, rope, softmax, swiglu, top_k};
 use crate::make::{arguments, compare};
-use crate::{ptxas, random, threads};
+use crate::{models, ptxas, random, threads};
 
 fn lower(kernel: &Kernel, target: Target) -> Lowered {
     lower_kernel(&Mlir::new(), kernel, target).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer))
@@ -145,4 +145,17 @@ fn random_kernels_match_on_threads() {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         check_threads(&random::kernel(seed), seed);
     }
+}
+
+#[test]
+fn the_kernels_of_k2_nano_match_on_threads() {
+    let program = models::program("k2-nano");
+    let mut checked = 0;
+    for kernel in program.kernels.iter().filter(|k| models::has_loops(k)) {
+        let lowered = lower(kernel, Target::Sm90a);
+        let args = models::fitting(kernel);
+        compare(kernel, &args, &threads::run(kernel, &lowered, &args), &lowered.loops);
+        checked += 1;
+    }
+    assert!(checked > 50, "{checked} kernels");
 }

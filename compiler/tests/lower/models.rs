@@ -23,7 +23,7 @@ impl Loader for Disk {
 }
 
 /// The optimised program of a model's training run.
-fn program(model: &str) -> Program {
+pub(crate) fn program(model: &str) -> Program {
     let (spec, messages, _) = load_train(&Disk, &format!("{model}/train.ron"), &[]);
     let spec = spec.unwrap_or_else(|| panic!("{messages:?}"));
     let graphs =
@@ -35,7 +35,7 @@ fn program(model: &str) -> Program {
 }
 
 /// Whether a kernel is code rather than a plan step.
-fn has_loops(kernel: &Kernel) -> bool {
+pub(crate) fn has_loops(kernel: &Kernel) -> bool {
     kernel.ops.iter().all(|op| match &op.kind {
         OpKind::Contract(_) => false,
         OpKind::Dialect(d) => !matches!(
@@ -50,7 +50,7 @@ fn has_loops(kernel: &Kernel) -> bool {
 }
 
 /// Random arguments; keys within the bounds that sorting and counting declare.
-fn fitting(kernel: &Kernel) -> Vec<Tensor> {
+pub(crate) fn fitting(kernel: &Kernel) -> Vec<Tensor> {
     let bound = kernel.ops.iter().find_map(|op| match &op.kind {
         OpKind::Dialect(DialectOp::ArgSort { bound } | DialectOp::Histogram { bound }) => {
             Some(*bound as f64)

@@ -21,6 +21,9 @@ const MIN_ROWS: u64 = 64;
 pub(crate) struct Tiling {
     /// Leading extents, common to all results, flattened to rows.
     pub(crate) rows: Vec<u64>,
+    /// Leading extents of a result that run one index at a time, rows included, because reductions
+    /// along contiguous memory are indexed by them.
+    pub(crate) sequential: usize,
     /// Rows (or, with `columns`, columns) of a block.
     pub(crate) per_block: u64,
     /// Blocks are ranges of the only extent of every result, instead of rows.
@@ -36,18 +39,22 @@ impl Tiling {
     pub(crate) fn decide(kernel: &Kernel) -> Tiling {
         let shapes: Vec<&[u64]> = kernel.results.iter().map(|r| shape(kernel, *r)).collect();
         let prefix = common_prefix(&shapes);
-        let needed = kernel.results.iter().map(|r| rows_needed(kernel, *r)).max().unwrap_or(0);
-        let rows = row_dims(&shapes, prefix, needed.min(prefix));
+        let reaches: Vec<Reach> = kernel.results.iter().map(|r| reach(kernel, *r)).collect();
+        let sequential = reaches.iter().map(|r| r.needed).max().unwrap_or(0);
+        let limit = reaches.iter().filter_map(|r| r.limit).min();
+        let rows = row_dims(&shapes, prefix, (sequential, limit));
         let work = work(kernel);
         let unroll = unroll(kernel);
         let first = shapes.first().copied().unwrap_or(&[]);
-        if rows == 0 && first.len() == 1 && shapes.iter().all(|s| *s == first) {
+        let one_extent = first.len() == 1 && shapes.iter().all(|s| *s == first);
+        if rows == 0 && sequential == 0 && one_extent && limit != Some(0) {
             return Tiling::by_columns(first[0], work, unroll);
         }
         let rows: Vec<u64> = first[..rows].to_vec();
         let count: u64 = rows.iter().product();
         let per_block = (BLOCK_ELEMS / (work / count.max(1)).max(1)).clamp(1, count.max(1));
-        Tiling { rows, per_block, columns: None, unroll, blocks: count.div_ceil(per_block) }
+        let blocks = count.div_ceil(per_block);
+        Tiling { rows, sequential, per_block, columns: None, unroll, blocks }
     }
 
     fn by_columns(extent: u64, work: u64, unroll: u32) -> Tiling {
@@ -55,7 +62,7 @@ impl Tiling {
         let wanted = BLOCK_ELEMS / (work / extent.max(1)).max(1);
         let per_block = wanted.next_multiple_of(group).max(group);
         let blocks = extent.div_ceil(per_block);
-        Tiling { rows: Vec::new(), per_block, columns: Some(extent), unroll, blocks }
+        Tiling { rows: Vec::new(), sequential: 0, per_block, columns: Some(extent), unroll, blocks }
     }
 }
 
@@ -70,48 +77,72 @@ pub(crate) fn common_prefix(shapes: &[&[u64]]) -> usize {
     (0..first.len()).take_while(|d| shapes.iter().all(|s| s.get(*d) == Some(&first[*d]))).count()
 }
 
-/// How many leading extents become rows: what reductions need; else enough rows, never the last
-/// extent of a result, which is for the lanes.
-fn row_dims(shapes: &[&[u64]], prefix: usize, needed: usize) -> usize {
+/// How many leading extents become rows: enough of them, but never the last extent of a result
+/// (that is for the lanes, unless it runs in sequence), and none that a reduction does not depend
+/// on, or it would be computed again for each row.
+fn row_dims(
+    shapes: &[&[u64]],
+    prefix: usize,
+    (sequential, limit): (usize, Option<usize>),
+) -> usize {
     let longest = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
-    let limit = if shapes.iter().all(|s| s.len() == longest) {
-        prefix.min(longest.saturating_sub(1))
+    let most = if shapes.iter().all(|s| s.len() == longest) {
+        prefix.min(longest.saturating_sub(1).max(sequential))
     } else {
         prefix
     };
-    let mut rows = needed;
-    let mut count: u64 = shapes.first().map_or(1, |s| s[..rows].iter().product());
-    while rows < limit && count < MIN_ROWS {
+    let most = limit.map_or(most, |l| most.min(l));
+    let mut rows = 0;
+    let mut count: u64 = 1;
+    while rows < most && count < MIN_ROWS {
         count *= shapes[0][rows];
         rows += 1;
     }
-    // A row must hold more than its index costs.
     rows
 }
 
 /// The dimensions of a result that an index is made of, outermost first.
 type Made = Vec<usize>;
 
+/// What the reductions behind a result ask of its loops.
+struct Reach {
+    /// Leading dimensions that horizontal reductions are indexed by.
+    needed: usize,
+    /// Leading dimensions that every reduction is indexed by; `None` without reductions.
+    limit: Option<usize>,
+}
+
 /// Number of leading dimensions of a result that its horizontal reductions are indexed by.
 pub(crate) fn rows_needed(kernel: &Kernel, result: V) -> usize {
+    reach(kernel, result).needed
+}
+
+fn reach(kernel: &Kernel, result: V) -> Reach {
     let root = shape(kernel, result);
     let mut seen: HashSet<(V, Vec<Made>)> = HashSet::new();
     let mut todo = vec![(result, (0..root.len()).map(|d| vec![d]).collect::<Vec<Made>>())];
-    let mut needed = 0;
+    let mut reach = Reach { needed: 0, limit: None };
     while let Some((v, made)) = todo.pop() {
         let Some(i) = (v.0 as usize).checked_sub(kernel.params.len()) else { continue };
         if !seen.insert((v, made.clone())) {
             continue;
         }
         let op = &kernel.ops[i];
-        if matches!(&op.kind, OpKind::Generic(g) if g.combine.is_some() && is_horizontal(g)) {
-            needed = made.iter().flatten().map(|d| d + 1).max().unwrap_or(0).max(needed);
+        if let OpKind::Generic(g) = &op.kind
+            && g.combine.is_some()
+        {
+            let dims: HashSet<usize> = made.iter().flatten().copied().collect();
+            let leading = (0..root.len()).take_while(|d| dims.contains(d)).count();
+            reach.limit = Some(reach.limit.map_or(leading, |l| l.min(leading)));
+            if is_horizontal(g) {
+                reach.needed = dims.iter().map(|d| d + 1).max().unwrap_or(0).max(reach.needed);
+            }
         }
         for (k, operand) in op.operands.iter().enumerate() {
             todo.push((*operand, operand_made(kernel, op, k, &made, root)));
         }
     }
-    needed
+    reach
 }
 
 /// What the indices of an operand are made of.

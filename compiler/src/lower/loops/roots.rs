@@ -136,7 +136,7 @@ impl Pull<'_> {
         let single: Vec<usize> = single.into_iter().flatten().collect();
         let pending = self.compute(&single, std::slice::from_ref(at))?;
         for group in long {
-            self.rest(&group, at.clone(), left(&group[0]), tiling.unroll)?;
+            self.rest(&group, at.clone(), left(&group[0]), tiling)?;
         }
         self.write(pending);
         Ok(())
@@ -147,15 +147,15 @@ impl Pull<'_> {
         results: &[usize],
         mut at: Index,
         extents: &[u64],
-        unroll: u32,
+        tiling: &Tiling,
     ) -> Result<(), InternalError> {
         match extents {
             [] => self.store(results, &[at]),
             [0, ..] => Ok(()),
-            [_] => self.last(results, &at, None, unroll),
+            [_] if at.len() >= tiling.sequential => self.last(results, &at, None, tiling.unroll),
             [1, inner @ ..] => {
                 at.push(Lin::default());
-                self.rest(results, at, inner, unroll)
+                self.rest(results, at, inner, tiling)
             }
             [_, inner @ ..] => {
                 for (from, to) in self.segments(results, at.len()) {
@@ -164,7 +164,7 @@ impl Pull<'_> {
                     let source = Source::Uniform(iv.to_string());
                     let mut at = at.clone();
                     at.push(Lin::var(self.loop_var(source, from, to - 1, 1)));
-                    self.rest(results, at, inner, unroll)?;
+                    self.rest(results, at, inner, tiling)?;
                     self.emit.close(&[]);
                 }
                 Ok(())

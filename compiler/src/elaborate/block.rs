@@ -112,7 +112,8 @@ impl Cx<'_, '_> {
                 }
             }
         }
-        for input in &spec.inputs {
+        let unnamed = apply.call.items.iter().any(|i| i.field.is_none());
+        for input in spec.inputs.iter().filter(|_| !unnamed) {
             let name = &input.name.text;
             let there = apply.call.items.iter().any(|i| i.field.as_ref().is_some_and(|f| f.text == *name));
             if !there && !supplied.contains(&name.as_str()) {
@@ -146,6 +147,10 @@ impl Cx<'_, '_> {
                 Some((v, span)) => given.inputs.push((field.text.clone(), v, span)),
                 None => given.poisoned = true,
             }
+            return;
+        }
+        if spec.broken.iter().any(|b| b.text == field.text) {
+            given.poisoned = true;
             return;
         }
         let is_arg = spec.args.iter().any(|a| a.text == field.text)
@@ -200,6 +205,9 @@ impl Cx<'_, '_> {
             return None;
         }
         let mut scope = Scope::new(site.path.clone(), Rc::clone(&site.file), Rc::new(env));
+        for name in &spec.broken {
+            scope.names.insert(name.text.clone(), Binding::poisoned(name.span));
+        }
         for (input, value, _) in &given.inputs {
             if let Some(declared) = spec.inputs.iter().find(|i| i.name.text == *input) {
                 self.declare("input", &declared.name);

@@ -39,6 +39,8 @@ pub(super) struct Cx<'a, 'l> {
     pub graph: Graph,
     /// Persistent tensors, and the graph input behind each.
     pub tensors: Vec<(Persistent, Value)>,
+    /// Feeds, and where each is declared.
+    pub feeds: Vec<(Value, Span)>,
     /// New values of persistent tensors: index, value, place.
     pub updates: Vec<(usize, Value, Span)>,
     /// Finished instances.
@@ -63,6 +65,7 @@ impl<'a, 'l> Cx<'a, 'l> {
             sink,
             graph: Graph::default(),
             tensors: Vec::new(),
+            feeds: Vec::new(),
             updates: Vec::new(),
             instances: Vec::new(),
             named: Vec::new(),
@@ -136,6 +139,9 @@ impl<'a, 'l> Cx<'a, 'l> {
 
     /// Warnings for what nothing uses.
     pub(super) fn warn_unused(&mut self) {
+        if self.sink.errors() > 0 {
+            return;
+        }
         let unused: Vec<(Span, (&str, String))> = self
             .declared
             .iter()
@@ -337,7 +343,8 @@ impl<'a, 'l> Cx<'a, 'l> {
     pub(super) fn definition(&self, value: Value) -> Option<Span> {
         match self.graph.values[value].1 {
             ValueDef::Input(_) => {
-                self.tensors.iter().find(|(_, v)| *v == value).map(|(t, _)| t.span)
+                let tensor = self.tensors.iter().find(|(_, v)| *v == value).map(|(t, _)| t.span);
+                tensor.or_else(|| self.feeds.iter().find(|(v, _)| *v == value).map(|(_, s)| *s))
             }
             ValueDef::Result(node, _) => self.graph.nodes[node].origin.span,
         }

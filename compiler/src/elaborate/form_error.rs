@@ -55,12 +55,19 @@ fn headline_of(error: &ron::Error) -> String {
     lower
 }
 
-/// A place of at least one character, so that a reader sees it.
+/// A place of at least one character, so that a reader sees it: the token that starts there, or
+/// the character before.
 fn visible(span: Span, sources: &SourceMap) -> Span {
     if span.end > span.start {
         return span;
     }
     let text = &sources.file(span.source).text;
+    let rest = &text[span.start as usize..];
+    let quoted = rest.strip_prefix('"').and_then(|r| r.find('"')).map(|n| n + 2);
+    let word = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|n| *n > 0);
+    if let Some(len) = quoted.or(word) {
+        return Span { end: span.start + len as u32, ..span };
+    }
     let back = text[..span.start as usize].chars().next_back().map_or(0, char::len_utf8) as u32;
     Span { start: span.start - back, ..span }
 }

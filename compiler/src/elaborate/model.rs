@@ -144,12 +144,24 @@ pub(super) fn expand_model(
         let set = overrides.iter().rev().find(|(n, _)| n.text == name.text);
         let (constant, span) = set.map_or((default, name.span), |(n, c)| (c, n.span));
         match cx.constant(&env, constant) {
+            Some(Const::Number(v)) if v.is_finite() && v.abs() > super::context::MAX_DIM => {
+                let headline = format!("the dim `{}` cannot be {v:e}", super::context::shorten(&name.text));
+                let place = match constant {
+                    Constant::Scalar(form) => form.text.span,
+                    Constant::List(_) => span,
+                };
+                cx.sink.push(Diagnostic::error(codes::NOT_AN_EXTENT, headline, place, "more than 2^40"));
+                good = false;
+            }
             Some(value) => {
                 env.own.insert(name.text.clone(), value.clone());
                 args.push((name.text.clone(), value, span));
             }
             None => good = false,
         }
+    }
+    if !good {
+        return None;
     }
     for (name, form) in &spec.lets {
         match cx.number(&env, form) {
@@ -187,6 +199,7 @@ pub(super) fn add_feed(cx: &mut Cx, env: &Env, input: &InputSpec) -> Option<(Str
     let name = input.name.text.clone();
     let value = cx.add_input(&name, ArgKind::Feed, Type::new(input.dtype, shape));
     cx.declare("input", &input.name);
+    cx.feeds.push((value, input.name.span));
     Some((name, value, input.name.span))
 }
 

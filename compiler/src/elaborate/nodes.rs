@@ -35,9 +35,13 @@ impl Cx<'_, '_> {
                 break;
             }
             match node {
-                NodeSpec::Named(name, kind) => {
+                NodeSpec::Broken(name) => {
                     scope.later.remove(&name.text);
+                    self.define(scope, name, Binding::poisoned(name.span));
+                }
+                NodeSpec::Named(name, kind) => {
                     let binding = self.elaborate_node(scope, name, kind);
+                    scope.later.remove(&name.text);
                     self.declare("node", name);
                     self.define(scope, name, binding);
                 }
@@ -390,7 +394,7 @@ impl Cx<'_, '_> {
 fn collect_names(nodes: &[NodeSpec], f: &mut impl FnMut(&Name)) {
     for node in nodes {
         match node {
-            NodeSpec::Named(name, _) => f(name),
+            NodeSpec::Named(name, _) | NodeSpec::Broken(name) => f(name),
             NodeSpec::When(when) => {
                 collect_names(&when.then, f);
                 collect_names(&when.otherwise, f);

@@ -93,6 +93,7 @@ fn as_block(spec: &OptimizerSpec) -> BlockSpec {
         nodes: Vec::new(),
         updates: Vec::new(),
         outputs: Vec::new(),
+        broken: spec.broken.clone(),
     }
 }
 

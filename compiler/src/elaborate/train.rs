@@ -140,6 +140,9 @@ fn train_scope(cx: &mut Cx, root: &Rc<File>, spec: &TrainSpec, model: &Root) -> 
         };
         names.insert(input.name.text.clone(), binding);
     }
+    for name in &spec.broken {
+        names.insert(name.text.clone(), Binding::poisoned(name.span));
+    }
     scope.names = names;
     scope
 }

@@ -44,6 +44,8 @@ pub struct BlockSpec {
     pub updates: Vec<(Name, Name)>,
     /// What callers see: output name and the value behind it.
     pub outputs: Vec<(Name, Name)>,
+    /// Names whose declarations could not be read; that was reported.
+    pub broken: Vec<Name>,
 }
 
 /// A constant: an expression or a list of constants.
@@ -129,9 +131,10 @@ pub fn read_block(sink: &mut Sink, tree: &Tree) -> Option<BlockSpec> {
     let (what, known) = if model { ("Model", MODEL_FIELDS) } else { ("Block", BLOCK_FIELDS) };
     let f = Fields::new(sink, tree, what, known)?;
     if model {
-        f.need(sink, what, "dims");
+        f.need(sink, what, "dims")?;
     }
     f.need(sink, what, "outputs");
+    let mut broken = Vec::new();
     let spec = BlockSpec {
         what,
         span: tree.head_span(),
@@ -140,13 +143,14 @@ pub fn read_block(sink: &mut Sink, tree: &Tree) -> Option<BlockSpec> {
         args: f.get("args").map(|t| read_words(sink, t)).unwrap_or_default(),
         defaults: read_defaults(sink, f.get(if model { "dims" } else { "defaults" })),
         lets: read_lets(sink, f.get("lets")),
-        inputs: read_inputs(sink, f.get("inputs")),
-        params: read_tensors(sink, f.get("params"), "Param"),
-        buffers: read_tensors(sink, f.get("buffers"), "Buffer"),
-        state: read_tensors(sink, f.get("state"), "State"),
+        inputs: read_inputs(sink, f.get("inputs"), &mut broken),
+        params: read_tensors(sink, f.get("params"), "Param", &mut broken),
+        buffers: read_tensors(sink, f.get("buffers"), "Buffer", &mut broken),
+        state: read_tensors(sink, f.get("state"), "State", &mut broken),
         nodes: f.get("nodes").map(|t| read_nodes(sink, t)).unwrap_or_default(),
         updates: read_references(sink, f.get("updates")),
         outputs: read_references(sink, f.get("outputs")),
+        broken,
     };
     check_constants(sink, &spec);
     Some(spec)
@@ -247,13 +251,15 @@ fn read_lets(sink: &mut Sink, tree: Option<&Tree>) -> Vec<(Name, ConstForm)> {
 }
 
 /// `{ "x": [batch, d], "tokens": Input([batch], i32) }`.
-pub fn read_inputs(sink: &mut Sink, tree: Option<&Tree>) -> Vec<InputSpec> {
+pub fn read_inputs(sink: &mut Sink, tree: Option<&Tree>, broken: &mut Vec<Name>) -> Vec<InputSpec> {
     let entries = tree.map(|t| read::map(sink, t, "a map of names to shapes")).unwrap_or_default();
     entries
         .into_iter()
         .filter_map(|(name, value)| {
             check_identifier(sink, &name);
-            read_input(sink, name, value)
+            let read = read_input(sink, name.clone(), value);
+            broken.extend(read.is_none().then_some(name));
+            read
         })
         .collect()
 }
@@ -301,13 +307,15 @@ pub fn unknown_case(tree: &Tree, what: &str, known: &[&str]) -> Diagnostic {
     read::did_you_mean(error, (&written, span), known.iter().copied())
 }
 
-fn read_tensors(sink: &mut Sink, tree: Option<&Tree>, what: &str) -> Vec<TensorSpec> {
+fn read_tensors(sink: &mut Sink, tree: Option<&Tree>, what: &str, broken: &mut Vec<Name>) -> Vec<TensorSpec> {
     let entries = tree.map(|t| read::map(sink, t, "a map of names to tensors")).unwrap_or_default();
     entries
         .into_iter()
         .filter_map(|(name, value)| {
             check_identifier(sink, &name);
-            read_tensor(sink, name, value, what)
+            let read = read_tensor(sink, name.clone(), value, what);
+            broken.extend(read.is_none().then_some(name));
+            read
         })
         .collect()
 }

@@ -18,6 +18,8 @@ pub enum NodeSpec {
     Named(Name, NodeKind),
     /// `When(cond: .., then: [..], otherwise: [..])`.
     When(WhenSpec),
+    /// A node that could not be read; that was reported.
+    Broken(Name),
 }
 
 /// What a named node is.
@@ -116,7 +118,10 @@ fn read_node(sink: &mut Sink, tree: &Tree) -> Option<NodeSpec> {
             [name, body] if name.field.is_none() && body.field.is_none() => {
                 let name = read::quoted_name(sink, &name.value, "a node's name in quotes")?;
                 check_identifier(sink, &name);
-                read_kind(sink, &body.value).map(|kind| NodeSpec::Named(name, kind))
+                Some(match read_kind(sink, &body.value) {
+                    Some(kind) => NodeSpec::Named(name, kind),
+                    None => NodeSpec::Broken(name),
+                })
             }
             _ => {
                 wrong_kind(sink, tree, "`(\"name\", Op(..))`");

@@ -35,6 +35,8 @@ pub struct OptimizerSpec {
     pub groups: Vec<GroupSpec>,
     /// What follows the update rules.
     pub after: Vec<ForEachSpec>,
+    /// Names whose declarations could not be read; that was reported.
+    pub broken: Vec<Name>,
 }
 
 /// `Group(..)`; every condition given must hold.
@@ -75,6 +77,7 @@ pub fn read_optimizer(sink: &mut Sink, tree: &Tree) -> Option<OptimizerSpec> {
     let groups = f.need(sink, "Optimizer", "groups");
     let groups = groups.and_then(|t| read::list(sink, t, "a list of groups")).unwrap_or_default();
     let after = f.get("after").and_then(|t| read::list(sink, t, "a list of rules")).unwrap_or_default();
+    let mut broken = Vec::new();
     Some(OptimizerSpec {
         span: tree.head_span(),
         doc: read_doc(sink, &f),
@@ -82,10 +85,11 @@ pub fn read_optimizer(sink: &mut Sink, tree: &Tree) -> Option<OptimizerSpec> {
         args: f.get("args").map(|t| read_words(sink, t)).unwrap_or_default(),
         defaults: read_defaults(sink, f.get("defaults")),
         lets,
-        inputs: read_inputs(sink, f.get("inputs")),
+        inputs: read_inputs(sink, f.get("inputs"), &mut broken),
         nodes: f.get("nodes").map(|t| read_nodes(sink, t)).unwrap_or_default(),
         groups: groups.iter().filter_map(|t| read_group(sink, t)).collect(),
         after: after.iter().filter_map(|t| read_for_each(sink, t)).collect(),
+        broken,
     })
 }
 

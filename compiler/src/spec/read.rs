@@ -70,6 +70,8 @@ pub fn wrong_kind(sink: &mut Sink, tree: &Tree, wanted: &str) {
 pub struct Fields<'a> {
     call: &'a Call,
     span: Span,
+    /// Fields that some unknown field probably stands for.
+    misspelt: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
@@ -80,9 +82,11 @@ impl<'a> Fields<'a> {
             return None;
         };
         check_repeats(sink, call);
+        let mut misspelt = Vec::new();
         for item in &call.items {
             match &item.field {
                 Some(f) if !known.contains(&f.text.as_str()) => {
+                    misspelt.extend(nearest(&f.text, known.iter().copied()).map(str::to_owned));
                     sink.push(unknown_field(f, what, known));
                 }
                 Some(_) => {}
@@ -93,7 +97,7 @@ impl<'a> Fields<'a> {
                 }
             }
         }
-        Some(Fields { call, span: tree.head_span() })
+        Some(Fields { call, span: tree.head_span(), misspelt })
     }
 
     /// A field's value.
@@ -104,7 +108,7 @@ impl<'a> Fields<'a> {
     /// A field that must be there.
     pub fn need(&self, sink: &mut Sink, what: &str, name: &str) -> Option<&'a Tree> {
         let found = self.get(name);
-        if found.is_none() {
+        if found.is_none() && !self.misspelt.iter().any(|m| m == name) {
             let headline = format!("`{what}` has no `{name}`");
             sink.push(Diagnostic::error(codes::MISSING_FIELD, headline, self.span, format!("`{name}` is missing here")));
         }

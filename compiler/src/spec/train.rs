@@ -55,6 +55,8 @@ pub struct TrainSpec {
     pub metrics: Vec<(Name, MetricSpec)>,
     /// Settings of a run.
     pub run: Vec<(Name, f64)>,
+    /// Names whose declarations could not be read; that was reported.
+    pub broken: Vec<Name>,
 }
 
 /// What a metric shows.
@@ -91,13 +93,14 @@ pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
     let optimizer = optimizer.and_then(|t| read_call(sink, t, "an optimizer, as in `MuonClip(lr: \"lr\")`"));
     let accumulate = f.get("accumulate").and_then(|t| at_least_one(sink, t));
     let mesh = f.get("mesh").map(|t| read_mesh(sink, t)).unwrap_or_default();
+    let mut broken = Vec::new();
     Some(TrainSpec {
         span: tree.head_span(),
         doc: read_doc(sink, &f),
         imports: read_imports(sink, &f),
         model: model?,
         set: read_set(sink, f.get("set")),
-        inputs: read_inputs(sink, f.get("inputs")),
+        inputs: read_inputs(sink, f.get("inputs"), &mut broken),
         nodes: f.get("nodes").map(|t| read_nodes(sink, t)).unwrap_or_default(),
         loss: loss?,
         optimizer: optimizer?,
@@ -112,6 +115,7 @@ pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
         mesh,
         metrics: f.get("metrics").map(|t| read_metrics(sink, t)).unwrap_or_default(),
         run: read_run(sink, f.get("run")),
+        broken,
     })
 }
 

@@ -49,7 +49,8 @@ fn load(path: &Path) -> Loaded {
 fn files(name: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder(name)).expect("a folder");
     let paths = entries.map(|e| e.expect("an entry").path());
-    let mut found: Vec<PathBuf> = paths.filter(|p| p.extension().is_some_and(|e| e == "ron")).collect();
+    let mut found: Vec<PathBuf> =
+        paths.filter(|p| p.extension().is_some_and(|e| e == "ron")).collect();
     found.sort();
     found
 }
@@ -73,7 +74,10 @@ fn planted(path: &Path) -> Planted {
         code: code.to_owned(),
         covers: covers.to_owned(),
         number: after("number").map_or(1, |n| n.parse().expect("a number")),
-        file: after("in").map_or_else(|| path.file_name().expect("a file").to_string_lossy().into_owned(), str::to_owned),
+        file: after("in").map_or_else(
+            || path.file_name().expect("a file").to_string_lossy().into_owned(),
+            str::to_owned,
+        ),
     }
 }
 
@@ -83,7 +87,10 @@ fn number_of(d: &Diagnostic, sources: &SourceMap) -> usize {
     let text = &sources.file(span.source).text;
     let body = if text.starts_with("// E") { text.find('\n').unwrap_or(0) } else { 0 };
     let covered = sources.text(span);
-    let starts = text.char_indices().map(|(i, _)| i).filter(|i| *i >= body && text[*i..].starts_with(covered));
+    let starts = text
+        .char_indices()
+        .map(|(i, _)| i)
+        .filter(|i| *i >= body && text[*i..].starts_with(covered));
     starts.take_while(|i| *i <= span.start as usize).count()
 }
 
@@ -106,9 +113,17 @@ fn broken_specs_are_explained_at_the_planted_mistake() {
         let file = &sources.file(d.primary.span.source).path;
         let one = diagnostics.list().len() == 1;
         let refused = elaborated.is_none() == (d.severity == Severity::Error);
-        if found != (planted.code.clone(), &planted.covers, planted.number) || *file != planted.file || !one || !refused {
-            let all: Vec<String> = diagnostics.list().iter().map(|d| format!("{} {}", d.code, d.headline)).collect();
-            wrong.push(format!("{name}: {} covers `{}` number {} in {file}; {all:?}", found.0, found.1, found.2));
+        if found != (planted.code.clone(), &planted.covers, planted.number)
+            || *file != planted.file
+            || !one
+            || !refused
+        {
+            let all: Vec<String> =
+                diagnostics.list().iter().map(|d| format!("{} {}", d.code, d.headline)).collect();
+            wrong.push(format!(
+                "{name}: {} covers `{}` number {} in {file}; {all:?}",
+                found.0, found.1, found.2
+            ));
         }
         for d in diagnostics.list() {
             check_style(&name, d, &mut wrong);

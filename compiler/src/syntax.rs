@@ -177,7 +177,12 @@ impl<'a> Parser<'a> {
                 let end = if word > self.at { word } else { self.at + c.len_utf8() };
                 let found = &self.text[self.at..end];
                 let short: String = found.chars().take(24).collect();
-                self.error(self.at, end, &format!("expected {wanted}, found `{short}`"), "unexpected here")
+                self.error(
+                    self.at,
+                    end,
+                    &format!("expected {wanted}, found `{short}`"),
+                    "unexpected here",
+                )
             }
         }
     }
@@ -300,7 +305,8 @@ impl<'a> Parser<'a> {
         if !self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
             return Ok(None);
         }
-        let len = self.rest().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').count();
+        let len =
+            self.rest().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').count();
         self.at += len;
         let span = self.span(start);
         self.space()?;
@@ -347,13 +353,19 @@ impl<'a> Parser<'a> {
         let written = &self.text[start..self.at];
         value.map(TreeKind::Number).ok_or_else(|| {
             let short: String = written.chars().take(24).collect();
-            self.error(start, self.at.max(start + 1), &format!("`{short}` is not a number"), "not a number")
+            self.error(
+                start,
+                self.at.max(start + 1),
+                &format!("`{short}` is not a number"),
+                "not a number",
+            )
         })
     }
 
     fn word(&mut self) -> Parsed<TreeKind> {
         let start = self.at;
-        let len = self.rest().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').count();
+        let len =
+            self.rest().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').count();
         self.at += len;
         let text = self.text[start..self.at].to_owned();
         match text.as_str() {

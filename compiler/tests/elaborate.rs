@@ -23,7 +23,10 @@ impl Loader for Disk {
     }
 }
 
-fn must(what: &str, (elaborated, diagnostics, sources): (Option<Elaborated>, Diagnostics, SourceMap)) -> Elaborated {
+fn must(
+    what: &str,
+    (elaborated, diagnostics, sources): (Option<Elaborated>, Diagnostics, SourceMap),
+) -> Elaborated {
     let shown: Vec<String> = diagnostics
         .list()
         .iter()
@@ -31,15 +34,26 @@ fn must(what: &str, (elaborated, diagnostics, sources): (Option<Elaborated>, Dia
             let span = d.primary.span;
             let (line, column) = sources.line_column(span.source, span.start);
             let file = &sources.file(span.source).path;
-            format!("{} {file}:{line}:{column} {} [{}] {:?}", d.code, d.headline, d.primary.text, d.help)
+            format!(
+                "{} {file}:{line}:{column} {} [{}] {:?}",
+                d.code, d.headline, d.primary.text, d.help
+            )
         })
         .collect();
     assert!(shown.is_empty(), "{what}:\n{}", shown.join("\n"));
     elaborated.expect("no message, no result")
 }
 
-const MODELS: [&str; 8] =
-    ["llama-gqa", "k2-nano", "k2-tiny", "k2-small", "k2-bytes", "moonlight-16b", "deepseek-v3", "kimi-k2"];
+const MODELS: [&str; 8] = [
+    "llama-gqa",
+    "k2-nano",
+    "k2-tiny",
+    "k2-small",
+    "k2-bytes",
+    "moonlight-16b",
+    "deepseek-v3",
+    "kimi-k2",
+];
 
 #[test]
 fn every_model_elaborates_without_a_message() {
@@ -103,27 +117,42 @@ fn targets(graph: &Graph) -> Vec<String> {
 
 #[test]
 fn a_step_updates_parameters_and_state_and_fetches_metrics() {
-    let disk = small(r#"clip_grad_norm: Some(1.0), skip_nonfinite: true, metrics: { "peak": "peak", "grad": Grad("*"), "m": "optimizer.*.m" },"#);
+    let disk = small(
+        r#"clip_grad_norm: Some(1.0), skip_nonfinite: true, metrics: { "peak": "peak", "grad": Grad("*"), "m": "optimizer.*.m" },"#,
+    );
     let step = must("small", load_train(&disk, "t/train.ron", &[])).train_step.expect("a step");
     step.verify().expect("sound");
     let expected = [
-        "fetch loss", "fetch grad/w", "fetch grad/n.weight", "fetch grad_norm", "fetch peak",
-        "fetch m/optimizer.w.m", "fetch m/optimizer.n.weight.m",
-        "update w", "update n.weight", "update w/mean", "update w/square", "update n.weight/mean", "update n.weight/square",
+        "fetch loss",
+        "fetch grad/w",
+        "fetch grad/n.weight",
+        "fetch grad_norm",
+        "fetch peak",
+        "fetch m/optimizer.w.m",
+        "fetch m/optimizer.n.weight.m",
+        "update w",
+        "update n.weight",
+        "update w/mean",
+        "update w/square",
+        "update n.weight/mean",
+        "update n.weight/square",
     ];
     assert_eq!(targets(&step), expected);
 }
 
 #[test]
 fn accumulation_widens_feeds_and_joins_by_kind() {
-    let plain = must("plain", load_train(&small(r#"metrics: { "peak": "peak" },"#), "t/train.ron", &[]));
+    let plain =
+        must("plain", load_train(&small(r#"metrics: { "peak": "peak" },"#), "t/train.ron", &[]));
     let disk = small(r#"accumulate: 3, metrics: { "peak": "peak" },"#);
-    let step = must("accumulate", load_train(&disk, "t/train.ron", &[])).train_step.expect("a step");
+    let step =
+        must("accumulate", load_train(&disk, "t/train.ron", &[])).train_step.expect("a step");
     step.verify().expect("sound");
     let x = step.inputs.iter().find(|i| i.name == "x").expect("a feed");
     assert_eq!(step.ty(x.value).shape, [12, 8]);
     assert_eq!(targets(&step), targets(&plain.train_step.expect("a step")));
-    let einsums = step.nodes.values().filter(|n| n.op.name() == "Einsum" && !n.origin.path.contains('/'));
+    let einsums =
+        step.nodes.values().filter(|n| n.op.name() == "Einsum" && !n.origin.path.contains('/'));
     assert_eq!(einsums.count(), 3);
 }
 
@@ -132,7 +161,12 @@ fn recomputed_nodes_are_copied_before_their_backward_use() {
     let disk = small(r#"recompute: ["*n"],"#);
     let step = must("recompute", load_train(&disk, "t/train.ron", &[])).train_step.expect("a step");
     step.verify().expect("sound");
-    let copies: Vec<&str> = step.nodes.values().map(|n| n.origin.path.as_str()).filter(|p| p.ends_with("/recompute")).collect();
+    let copies: Vec<&str> = step
+        .nodes
+        .values()
+        .map(|n| n.origin.path.as_str())
+        .filter(|p| p.ends_with("/recompute"))
+        .collect();
     assert_eq!(copies, ["n.mean_square/recompute"]);
 }
 

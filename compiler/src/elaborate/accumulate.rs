@@ -29,7 +29,10 @@ pub(super) struct Micro {
 }
 
 /// Turns feeds with dims into slices of feeds `n` times as long, and finds what depends on them.
-pub(super) fn widen_feeds(graph: &mut Graph, n: u64) -> (SecondaryMap<Value, bool>, Vec<(Value, Value)>) {
+pub(super) fn widen_feeds(
+    graph: &mut Graph,
+    n: u64,
+) -> (SecondaryMap<Value, bool>, Vec<(Value, Value)>) {
     let mut batched = SecondaryMap::new();
     let mut feeds = Vec::new();
     let mut nodes: PrimaryMap<NodeId, Node> = PrimaryMap::new();
@@ -45,7 +48,12 @@ pub(super) fn widen_feeds(graph: &mut Graph, n: u64) -> (SecondaryMap<Value, boo
         graph.inputs[i].value = whole;
         batched[part] = true;
         let origin = Origin { path: format!("{}/part", graph.inputs[i].name), span: None };
-        let id = nodes.push(Node { op: part_op(&ty, 0), operands: vec![whole], results: vec![part], origin });
+        let id = nodes.push(Node {
+            op: part_op(&ty, 0),
+            operands: vec![whole],
+            results: vec![part],
+            origin,
+        });
         graph.values[part].1 = ValueDef::Result(id, 0);
         feeds.push((part, whole));
     }
@@ -97,7 +105,8 @@ impl Cx<'_, '_> {
             if !depends || map.contains_key(&node.results[0]) {
                 continue;
             }
-            let operands: Vec<Value> = node.operands.iter().map(|v| *map.get(v).unwrap_or(v)).collect();
+            let operands: Vec<Value> =
+                node.operands.iter().map(|v| *map.get(v).unwrap_or(v)).collect();
             let copies = self.must_add(node.op, &operands, node.origin);
             map.extend(node.results.iter().copied().zip(copies));
         }
@@ -130,7 +139,8 @@ impl Cx<'_, '_> {
         if let Some(known) = micro.joined.get(&value) {
             return *known;
         }
-        let others: Vec<Value> = micro.others.iter().filter_map(|m| m.get(&value).copied()).collect();
+        let others: Vec<Value> =
+            micro.others.iter().filter_map(|m| m.get(&value).copied()).collect();
         let joined = self.join(value, &others);
         if let Some(micro) = &mut self.micro {
             micro.joined.insert(value, joined);
@@ -144,7 +154,9 @@ impl Cx<'_, '_> {
             None => return first,
         };
         if self.is_maximum(first) {
-            let max = |cx: &mut Self, a, b| cx.synth("Map(\"max(a, b)\")", &[("a", a), ("b", b)], &origin);
+            let max = |cx: &mut Self, a, b| {
+                cx.synth("Map(\"max(a, b)\")", &[("a", a), ("b", b)], &origin)
+            };
             return others.iter().fold(first, |a, b| max(self, a, *b));
         }
         let add = |cx: &mut Self, a, b| cx.synth("Map(\"a + b\")", &[("a", a), ("b", b)], &origin);

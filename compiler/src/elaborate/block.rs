@@ -55,7 +55,11 @@ pub(super) struct Site {
 
 impl Cx<'_, '_> {
     /// The block behind an imported alias.
-    pub(super) fn block_named(&mut self, scope: &Scope, alias: &Name) -> Option<(Rc<File>, Rc<BlockSpec>)> {
+    pub(super) fn block_named(
+        &mut self,
+        scope: &Scope,
+        alias: &Name,
+    ) -> Option<(Rc<File>, Rc<BlockSpec>)> {
         let file = scope.file.imports.get(&alias.text).and_then(|p| self.files.get(p));
         let Some(file) = file else {
             if !self.declares(scope, &alias.text) {
@@ -65,10 +69,17 @@ impl Cx<'_, '_> {
             return None;
         };
         match &file.spec {
-            FileSpec::Block(spec) if spec.what == "Block" => Some((Rc::clone(&file), Rc::clone(spec))),
+            FileSpec::Block(spec) if spec.what == "Block" => {
+                Some((Rc::clone(&file), Rc::clone(spec)))
+            }
             other => {
                 let headline = format!("`{}` is a {}, not a block", alias.text, other.word());
-                let error = Diagnostic::error(codes::WRONG_FILE_KIND, headline, alias.span, "a block is needed here");
+                let error = Diagnostic::error(
+                    codes::WRONG_FILE_KIND,
+                    headline,
+                    alias.span,
+                    "a block is needed here",
+                );
                 self.sink.push(error.help(format!("it is imported from `{}`", file.path)));
                 None
             }
@@ -88,9 +99,11 @@ impl Cx<'_, '_> {
 
     /// A head that is neither an op nor imported.
     pub(super) fn unknown_op(&self, scope: &Scope, head: &Name) -> Diagnostic {
-        let headline = format!("`{}` is neither an op nor imported", super::context::shorten(&head.text));
-        let error = Diagnostic::error(codes::UNKNOWN_OP, headline, head.span, "unknown op or block")
-            .help(format!("import it: `imports: {{ \"{}\": \"….ron\" }}`", head.text));
+        let headline =
+            format!("`{}` is neither an op nor imported", super::context::shorten(&head.text));
+        let error =
+            Diagnostic::error(codes::UNKNOWN_OP, headline, head.span, "unknown op or block")
+                .help(format!("import it: `imports: {{ \"{}\": \"….ron\" }}`", head.text));
         let aliases = scope.file.imports.keys().map(String::as_str);
         let words = ["Stack", "Repeat", "When"];
         let known = crate::ops::OPS.iter().map(|o| o.name).chain(aliases).chain(words);
@@ -98,16 +111,32 @@ impl Cx<'_, '_> {
     }
 
     /// Reads what a call gives, in the scope of the caller. `supplied` inputs come from elsewhere.
-    pub(super) fn given(&mut self, scope: &Scope, spec: &BlockSpec, apply: &ApplySpec, supplied: &[&str]) -> Given {
+    pub(super) fn given(
+        &mut self,
+        scope: &Scope,
+        spec: &BlockSpec,
+        apply: &ApplySpec,
+        supplied: &[&str],
+    ) -> Given {
         check_repeats(self.sink, &apply.call);
         let mut given = Given::default();
         for item in &apply.call.items {
             match &item.field {
-                Some(field) => self.give(scope, spec, (&apply.head.text, field), &item.value, &mut given),
+                Some(field) => {
+                    self.give(scope, spec, (&apply.head.text, field), &item.value, &mut given)
+                }
                 None => {
                     let headline = format!("a value for `{}` has no name", apply.head.text);
-                    let error = Diagnostic::error(codes::UNKNOWN_FIELD, headline, item.value.span, "which input is this?");
-                    self.sink.push(error.help(format!("blocks are called with names: {}", known_fields(spec).join(", "))));
+                    let error = Diagnostic::error(
+                        codes::UNKNOWN_FIELD,
+                        headline,
+                        item.value.span,
+                        "which input is this?",
+                    );
+                    self.sink.push(error.help(format!(
+                        "blocks are called with names: {}",
+                        known_fields(spec).join(", ")
+                    )));
                     given.poisoned = true;
                 }
             }
@@ -115,7 +144,8 @@ impl Cx<'_, '_> {
         let unnamed = apply.call.items.iter().any(|i| i.field.is_none());
         for input in spec.inputs.iter().filter(|_| !unnamed) {
             let name = &input.name.text;
-            let there = apply.call.items.iter().any(|i| i.field.as_ref().is_some_and(|f| f.text == *name));
+            let there =
+                apply.call.items.iter().any(|i| i.field.as_ref().is_some_and(|f| f.text == *name));
             if !there && !supplied.contains(&name.as_str()) {
                 self.missing_input(&apply.head, input);
                 given.poisoned = true;
@@ -128,7 +158,12 @@ impl Cx<'_, '_> {
     pub(super) fn missing_input(&mut self, head: &Name, input: &InputSpec) {
         let name = &input.name.text;
         let headline = format!("`{}` is called without its input `{name}`", head.text);
-        let error = Diagnostic::error(codes::MISSING_INPUT, headline, head.span, format!("`{name}` is missing here"));
+        let error = Diagnostic::error(
+            codes::MISSING_INPUT,
+            headline,
+            head.span,
+            format!("`{name}` is missing here"),
+        );
         self.sink.push(error.label(input.name.span, "declared here"));
     }
 
@@ -177,7 +212,12 @@ impl Cx<'_, '_> {
         }
         if self.depth >= MAX_DEPTH {
             let headline = format!("calls nest deeper than {MAX_DEPTH}");
-            self.sink.push(Diagnostic::error(codes::TOO_DEEP, headline, site.span, "this call is too deep"));
+            self.sink.push(Diagnostic::error(
+                codes::TOO_DEEP,
+                headline,
+                site.span,
+                "this call is too deep",
+            ));
             return Binding::poisoned(name_span);
         }
         self.depth += 1;
@@ -234,9 +274,16 @@ impl Cx<'_, '_> {
     }
 
     /// Arguments and defaults. False if one is missing.
-    fn bind_constants(&mut self, spec: &BlockSpec, env: &mut Env, given: &Given, call: Span) -> bool {
+    fn bind_constants(
+        &mut self,
+        spec: &BlockSpec,
+        env: &mut Env,
+        given: &Given,
+        call: Span,
+    ) -> bool {
         let mut good = true;
-        let explicit = |name: &str| given.args.iter().find(|(n, _, _)| n == name).map(|(_, c, _)| c.clone());
+        let explicit =
+            |name: &str| given.args.iter().find(|(n, _, _)| n == name).map(|(_, c, _)| c.clone());
         let outer = env.parent.clone();
         let captured = |name: &str| outer.as_ref().and_then(|p| p.find(name).cloned());
         for arg in &spec.args {
@@ -245,7 +292,12 @@ impl Cx<'_, '_> {
                 None => {
                     good = false;
                     let headline = format!("the argument `{}` is not given", arg.text);
-                    let error = Diagnostic::error(codes::MISSING_ARG, headline, call, "not given here, nor known around it");
+                    let error = Diagnostic::error(
+                        codes::MISSING_ARG,
+                        headline,
+                        call,
+                        "not given here, nor known around it",
+                    );
                     let error = error.label(arg.span, "the block needs it");
                     self.sink.push(error.help(format!("write `{}: …` in the call", arg.text)));
                 }
@@ -284,7 +336,9 @@ impl Cx<'_, '_> {
                     ExprKind::Name { name, index: None } if env.get(name).is_none() => {
                         match spec.lets.iter().any(|(n, _)| n.text == *name) {
                             true => late.push((input, dim, extent, *span)),
-                            false => drop(env.own.insert(name.clone(), Const::Number(extent as f64))),
+                            false => {
+                                drop(env.own.insert(name.clone(), Const::Number(extent as f64)))
+                            }
                         }
                     }
                     ExprKind::Name { .. } | ExprKind::Number(_) => {
@@ -301,8 +355,10 @@ impl Cx<'_, '_> {
     fn check_form(&mut self, input: &InputSpec, ty: &Type, (value, span): (Value, Span)) -> bool {
         let n = input.dims.len();
         if ty.dtype != input.dtype {
-            let headline = format!("input `{}` takes {}, found {}", input.name.text, input.dtype, ty.dtype);
-            let error = Diagnostic::error(codes::INPUT_DTYPE, headline, span, format!("this is {ty}"));
+            let headline =
+                format!("input `{}` takes {}, found {}", input.name.text, input.dtype, ty.dtype);
+            let error =
+                Diagnostic::error(codes::INPUT_DTYPE, headline, span, format!("this is {ty}"));
             let error = error.label(input.span, format!("declared as {} here", input.dtype));
             self.sink.push(error.help(format!("convert it with `Cast(\"…\", {})`", input.dtype)));
             return false;
@@ -311,9 +367,11 @@ impl Cx<'_, '_> {
             return true;
         }
         let at_least = if input.leading { "at least " } else { "" };
-        let headline = format!("input `{}` has {at_least}{n} dims, found {}", input.name.text, ty.ndim());
-        let mut error = Diagnostic::error(codes::INPUT_SHAPE, headline, span, format!("this is {ty}"))
-            .label(input.span, format!("declared with {at_least}{n} dims here"));
+        let headline =
+            format!("input `{}` has {at_least}{n} dims, found {}", input.name.text, ty.ndim());
+        let mut error =
+            Diagnostic::error(codes::INPUT_SHAPE, headline, span, format!("this is {ty}"))
+                .label(input.span, format!("declared with {at_least}{n} dims here"));
         if let Some(at) = self.definition(value) {
             error = error.label(at, "the value comes from here");
         }
@@ -322,14 +380,29 @@ impl Cx<'_, '_> {
     }
 
     /// One dim of an input against what the scope says.
-    fn check_dim(&mut self, env: &Env, input: &InputSpec, dim: &ConstForm, (found, span): (u64, Span)) -> bool {
+    fn check_dim(
+        &mut self,
+        env: &Env,
+        input: &InputSpec,
+        dim: &ConstForm,
+        (found, span): (u64, Span),
+    ) -> bool {
         let Some(wanted) = self.extent(env, dim) else { return false };
         if wanted == found {
             return true;
         }
         let written = self.sources().text(dim.text.span).to_owned();
-        let headline = format!("input `{}`: `{}` is {wanted}, found {found}", input.name.text, super::context::shorten(&written));
-        let error = Diagnostic::error(codes::INPUT_SHAPE, headline, span, format!("this has {found} along `{written}`"));
+        let headline = format!(
+            "input `{}`: `{}` is {wanted}, found {found}",
+            input.name.text,
+            super::context::shorten(&written)
+        );
+        let error = Diagnostic::error(
+            codes::INPUT_SHAPE,
+            headline,
+            span,
+            format!("this has {found} along `{written}`"),
+        );
         self.sink.push(error.label(dim.text.span, format!("`{written}` is {wanted} here")));
         false
     }
@@ -346,7 +419,10 @@ impl Cx<'_, '_> {
         for (list, kind, what) in kinds {
             for tensor in list {
                 let env = Rc::clone(&scope.env);
-                let here = tensor.when.as_ref().is_none_or(|w| self.number(&env, w).is_some_and(|v| v != 0.0));
+                let here = tensor
+                    .when
+                    .as_ref()
+                    .is_none_or(|w| self.number(&env, w).is_some_and(|v| v != 0.0));
                 if !here {
                     continue;
                 }
@@ -393,7 +469,12 @@ impl Cx<'_, '_> {
         for (axis, dim) in &tensor.shard {
             if *dim as usize >= ty.ndim() {
                 let headline = format!("a tensor of {} dims has no dim {dim}", ty.ndim());
-                self.sink.push(Diagnostic::error(codes::NOT_AN_EXTENT, headline, axis.span, "sharded over this axis"));
+                self.sink.push(Diagnostic::error(
+                    codes::NOT_AN_EXTENT,
+                    headline,
+                    axis.span,
+                    "sharded over this axis",
+                ));
             }
         }
         let (prefix, separator) = &site.tensors;
@@ -409,7 +490,10 @@ impl Cx<'_, '_> {
         let value = self.add_input(&name, arg, ty.clone());
         self.named.push((name.clone(), value));
         let group = group.to_owned();
-        self.tensors.push((Persistent { name, ty, kind, init, group, shard, span: tensor.name.span }, value));
+        self.tensors.push((
+            Persistent { name, ty, kind, init, group, shard, span: tensor.name.span },
+            value,
+        ));
         Some((self.tensors.len() - 1, value))
     }
 
@@ -434,7 +518,12 @@ impl Cx<'_, '_> {
             let declared = site.spec.buffers.iter().chain(&site.spec.state);
             if !declared.clone().any(|t| t.name.text == target.text) {
                 let headline = format!("`{}` is no buffer or state of this block", target.text);
-                let error = Diagnostic::error(codes::BAD_UPDATE, headline, target.span, "only buffers and state have updates");
+                let error = Diagnostic::error(
+                    codes::BAD_UPDATE,
+                    headline,
+                    target.span,
+                    "only buffers and state have updates",
+                );
                 let known: Vec<&str> = declared.map(|t| t.name.text.as_str()).collect();
                 let error = did_you_mean(error, (&target.text, target.span), known);
                 self.sink.push(error);
@@ -449,8 +538,13 @@ impl Cx<'_, '_> {
             let ty = self.ty(value);
             if tensor.ty != *ty {
                 let headline = format!("`{}` is {}, its new value {ty}", target.text, tensor.ty);
-                let error = Diagnostic::error(codes::BAD_UPDATE, headline, source.span, format!("this is {ty}"))
-                    .label(tensor.span, format!("this is {}", tensor.ty));
+                let error = Diagnostic::error(
+                    codes::BAD_UPDATE,
+                    headline,
+                    source.span,
+                    format!("this is {ty}"),
+                )
+                .label(tensor.span, format!("this is {}", tensor.ty));
                 self.sink.push(error);
                 continue;
             }

@@ -11,7 +11,9 @@ use super::scope::{Binding, Const, Env, Instance, Persistent, Scope};
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::graph::{Graph, Input, Node, Origin, ValueDef};
-use crate::ops::form::{ConstForm, DimForm, FormCx, FormError, Name as FormName, Raw, ScalarForm, Spanned};
+use crate::ops::form::{
+    ConstForm, DimForm, FormCx, FormError, Name as FormName, Raw, ScalarForm, Spanned,
+};
 use crate::ops::{self, Op, TypeError, Value};
 use crate::program::ArgKind;
 use crate::scalar::elaborate::evaluate;
@@ -98,7 +100,12 @@ impl<'a, 'l> Cx<'a, 'l> {
     ///
     /// # Errors
     /// When the operands do not fit the op.
-    pub(super) fn add_node(&mut self, op: Op, operands: &[Value], origin: Origin) -> Result<Vec<Value>, TypeError> {
+    pub(super) fn add_node(
+        &mut self,
+        op: Op,
+        operands: &[Value],
+        origin: Origin,
+    ) -> Result<Vec<Value>, TypeError> {
         if self.graph.nodes.len() >= MAX_NODES {
             let headline = format!("the spec unrolls to more than {MAX_NODES} nodes");
             return Err(TypeError::new(codes::TOO_MANY_NODES, headline));
@@ -107,9 +114,15 @@ impl<'a, 'l> Cx<'a, 'l> {
         let results = op.infer(&types)?;
         let id = self.graph.nodes.next_key();
         let values = results.into_iter().enumerate();
-        let values: Vec<Value> =
-            values.map(|(i, ty)| self.graph.values.push((ty, ValueDef::Result(id, i as u32)))).collect();
-        self.graph.nodes.push(Node { op, operands: operands.to_vec(), results: values.clone(), origin });
+        let values: Vec<Value> = values
+            .map(|(i, ty)| self.graph.values.push((ty, ValueDef::Result(id, i as u32))))
+            .collect();
+        self.graph.nodes.push(Node {
+            op,
+            operands: operands.to_vec(),
+            results: values.clone(),
+            origin,
+        });
         Ok(values)
     }
 
@@ -118,7 +131,8 @@ impl<'a, 'l> Cx<'a, 'l> {
     /// # Panics
     /// When the text or the types do not fit: a bug of the caller.
     pub(super) fn synth(&mut self, text: &str, names: &[(&str, Value)], origin: &Origin) -> Value {
-        let span = origin.span.unwrap_or(Span { source: crate::source::SourceId(0), start: 0, end: 0 });
+        let span =
+            origin.span.unwrap_or(Span { source: crate::source::SourceId(0), start: 0, end: 0 });
         let raw = Raw { text: text.to_owned(), span };
         let mut cx = SynthCx { graph: &self.graph, names };
         let built = ops::build(&raw, &mut cx).ok().flatten();
@@ -191,7 +205,12 @@ impl<'a, 'l> Cx<'a, 'l> {
                 .help("constants can be used in expressions and dims; `Fill` makes a tensor of one")
         } else {
             let headline = format!("unknown name `{}`", shorten(name));
-            let error = Diagnostic::error(codes::UNKNOWN_NAME, headline, span, "not a node, input or parameter");
+            let error = Diagnostic::error(
+                codes::UNKNOWN_NAME,
+                headline,
+                span,
+                "not a node, input or parameter",
+            );
             let known = scope.names.keys().chain(scope.env.own.keys()).map(String::as_str);
             did_you_mean(error, (name, span), known)
         };
@@ -200,15 +219,25 @@ impl<'a, 'l> Cx<'a, 'l> {
 
     fn unknown_output(&mut self, name: &str, span: Span, binding: &Binding) {
         let (base, output) = name.split_once('.').unwrap_or((name, ""));
-        let known: Vec<String> =
-            binding.values.iter().flatten().map(|(n, _)| n.clone()).filter(|n| !n.is_empty()).collect();
+        let known: Vec<String> = binding
+            .values
+            .iter()
+            .flatten()
+            .map(|(n, _)| n.clone())
+            .filter(|n| !n.is_empty())
+            .collect();
         let at = Span { start: (span.start + base.len() as u32 + 1).min(span.end), ..span };
         let headline = match output.is_empty() {
             true => format!("`{base}` has no results"),
             false => format!("`{base}` has no result `{}`", shorten(output)),
         };
-        let error = Diagnostic::error(codes::UNKNOWN_OUTPUT, headline, if output.is_empty() { span } else { at }, "no such result")
-            .label(binding.span, format!("`{base}` is defined here"));
+        let error = Diagnostic::error(
+            codes::UNKNOWN_OUTPUT,
+            headline,
+            if output.is_empty() { span } else { at },
+            "no such result",
+        )
+        .label(binding.span, format!("`{base}` is defined here"));
         let error = match known.is_empty() {
             true => error.help(format!("write `{base}` alone: it has one result")),
             false => error.help(format!("results: {}", known.join(", "))),
@@ -223,7 +252,12 @@ impl<'a, 'l> Cx<'a, 'l> {
             return Some(value.clone());
         }
         let headline = format!("unknown constant `{}`", shorten(name));
-        let error = Diagnostic::error(codes::UNKNOWN_CONSTANT, headline, span, "not an argument, let or dim of this block");
+        let error = Diagnostic::error(
+            codes::UNKNOWN_CONSTANT,
+            headline,
+            span,
+            "not an argument, let or dim of this block",
+        );
         let error = match env.parent.as_ref().is_some_and(|p| p.find(name).is_some()) {
             true => error.help(format!("a caller has `{name}`: list it in `args`")),
             false => did_you_mean(error, (name, span), env.own.keys().map(String::as_str)),
@@ -242,7 +276,12 @@ impl<'a, 'l> Cx<'a, 'l> {
                 Some(Const::Number(v)) => Some(v),
                 Some(Const::List(_)) => {
                     let headline = format!("`{name}` is a list, not a number");
-                    let error = Diagnostic::error(codes::BAD_CONSTANT, headline, span, "a number is needed here");
+                    let error = Diagnostic::error(
+                        codes::BAD_CONSTANT,
+                        headline,
+                        span,
+                        "a number is needed here",
+                    );
                     self.sink.push(error);
                     trouble = true;
                     None
@@ -256,7 +295,12 @@ impl<'a, 'l> Cx<'a, 'l> {
         match result {
             Ok(v) if v.is_nan() => {
                 let headline = "the constant is not a number";
-                let error = Diagnostic::error(codes::BAD_CONSTANT, headline, form.text.span, "0/0, or a root or log of a negative");
+                let error = Diagnostic::error(
+                    codes::BAD_CONSTANT,
+                    headline,
+                    form.text.span,
+                    "0/0, or a root or log of a negative",
+                );
                 self.sink.push(error);
                 None
             }
@@ -292,7 +336,9 @@ impl<'a, 'l> Cx<'a, 'l> {
     pub(super) fn extent(&mut self, env: &Env, form: &DimForm) -> Option<u64> {
         let value = self.number(env, form)?;
         let rounded = value.round();
-        if (value - rounded).abs() <= 1e-9 * rounded.abs().max(1.0) && (0.0..=MAX_DIM).contains(&rounded) {
+        if (value - rounded).abs() <= 1e-9 * rounded.abs().max(1.0)
+            && (0.0..=MAX_DIM).contains(&rounded)
+        {
             return Some(rounded as u64);
         }
         let headline = format!("an extent cannot be {value}");
@@ -325,7 +371,12 @@ impl<'a, 'l> Cx<'a, 'l> {
     }
 
     /// Reports operands that do not fit, with the places where each operand comes from.
-    pub(super) fn report_type(&mut self, error: &TypeError, operands: &[(Value, Span)], whole: Span) {
+    pub(super) fn report_type(
+        &mut self,
+        error: &TypeError,
+        operands: &[(Value, Span)],
+        whole: Span,
+    ) {
         let spans: Vec<Span> = operands.iter().map(|(_, s)| *s).collect();
         let mut diagnostic = error.diagnostic(&spans, whole);
         for (i, _) in &error.labels {
@@ -397,7 +448,8 @@ impl FormCx for NodeCx<'_, '_, '_> {
                 return Some(FormName::Constant(*v));
             }
             let headline = format!("`{name}` is a list, not a number");
-            let error = Diagnostic::error(codes::BAD_CONSTANT, headline, span, "a number is needed here");
+            let error =
+                Diagnostic::error(codes::BAD_CONSTANT, headline, span, "a number is needed here");
             self.cx.sink.push(error);
             return None;
         }

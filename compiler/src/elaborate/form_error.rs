@@ -17,27 +17,48 @@ pub(super) fn diagnostic(op: &str, error: &FormError, sources: &SourceMap) -> Di
     }
     match &error.error {
         ron::Error::NoSuchStructField { expected, found, .. } => {
-            let d = Diagnostic::error(codes::UNKNOWN_FIELD, format!("`{op}` has no field `{found}`"), span, "unknown field");
+            let d = Diagnostic::error(
+                codes::UNKNOWN_FIELD,
+                format!("`{op}` has no field `{found}`"),
+                span,
+                "unknown field",
+            );
             let d = d.help(format!("fields: {}", expected.join(", ")));
             did_you_mean(d, (found, span), expected.iter().copied())
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
-            let d = Diagnostic::error(codes::UNKNOWN_CASE, format!("`{found}` is none of the known words"), span, "unknown word");
+            let d = Diagnostic::error(
+                codes::UNKNOWN_CASE,
+                format!("`{found}` is none of the known words"),
+                span,
+                "unknown word",
+            );
             let d = d.help(format!("one of {}", expected.join(", ")));
             did_you_mean(d, (found, span), expected.iter().copied())
         }
-        ron::Error::MissingStructField { field, .. } => {
-            Diagnostic::error(codes::MISSING_FIELD, format!("`{op}` has no `{field}`"), span, format!("`{field}` is missing here"))
-        }
-        ron::Error::DuplicateStructField { field, .. } => {
-            Diagnostic::error(codes::DUPLICATE_KEY, format!("`{field}` is given twice"), span, "again here")
-        }
+        ron::Error::MissingStructField { field, .. } => Diagnostic::error(
+            codes::MISSING_FIELD,
+            format!("`{op}` has no `{field}`"),
+            span,
+            format!("`{field}` is missing here"),
+        ),
+        ron::Error::DuplicateStructField { field, .. } => Diagnostic::error(
+            codes::DUPLICATE_KEY,
+            format!("`{field}` is given twice"),
+            span,
+            "again here",
+        ),
         ron::Error::ExpectedDifferentLength { expected, found } => {
             let headline = format!("`{op}` takes {expected}, found {found}");
             Diagnostic::error(crate::ops::codes::OPERAND_COUNT, headline, span, "one too many")
         }
         other => {
-            let d = Diagnostic::error(codes::WRONG_KIND, format!("this is not the form of `{op}`"), visible(span, sources), headline_of(other));
+            let d = Diagnostic::error(
+                codes::WRONG_KIND,
+                format!("this is not the form of `{op}`"),
+                visible(span, sources),
+                headline_of(other),
+            );
             d.help(format!("`perilune explain {op}` shows how it is written"))
         }
     }

@@ -27,8 +27,7 @@ pub(super) fn matches(pattern: &str, path: &str) -> bool {
 
 /// Whether a path or a path around it matches: a pattern for an instance takes all its nodes.
 pub(super) fn matches_within(pattern: &str, path: &str) -> bool {
-    matches(pattern, path)
-        || path.match_indices('.').any(|(at, _)| matches(pattern, &path[..at]))
+    matches(pattern, path) || path.match_indices('.').any(|(at, _)| matches(pattern, &path[..at]))
 }
 
 #[cfg(test)]
@@ -42,6 +41,9 @@ mod tests {
         assert!(!matches("model.layers.*.attn", "model.layers.12.attn.max"));
         assert!(matches("a*b*c", "axxbyyc") && !matches("a*b*c", "axxbyy"));
         assert!(matches("*", "") && matches("x", "x") && !matches("x", "xy"));
-        assert!(matches_within("*norm", "layers.0.attn_norm.y") && !matches_within("*norm", "layers.0.normal"));
+        assert!(
+            matches_within("*norm", "layers.0.attn_norm.y")
+                && !matches_within("*norm", "layers.0.normal")
+        );
     }
 }

@@ -8,8 +8,8 @@
 
 use super::scope::{Init, Persistent};
 use crate::graph::{Graph, Origin};
-use crate::ops::{Fill, Map, Op, Random, Value, generic};
 use crate::ops::Distribution;
+use crate::ops::{Fill, Map, Op, Random, Value, generic};
 use crate::program::{ArgKind, ResultTarget};
 use crate::scalar::{Body, S};
 use crate::types::{DType, Type};
@@ -25,7 +25,9 @@ pub(super) fn graph(tensors: &[Persistent]) -> Graph {
         let value = match tensor.init {
             Init::Constant(v) => add(&mut graph, Fill::new(v, &tensor.ty).into(), &[], origin),
             Init::Normal(std) => random(&mut graph, tensor, seed, (Distribution::Normal, std, 0.0)),
-            Init::Uniform(b) => random(&mut graph, tensor, seed, (Distribution::Uniform, 2.0 * b, -b)),
+            Init::Uniform(b) => {
+                random(&mut graph, tensor, seed, (Distribution::Uniform, 2.0 * b, -b))
+            }
         };
         graph.outputs.push((value, ResultTarget::Update(tensor.name.clone())));
     }

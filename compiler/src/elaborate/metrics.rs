@@ -36,7 +36,13 @@ pub(super) fn gradients(cx: &mut Cx, step: &Step, spec: &TrainSpec, outputs: &mu
 }
 
 /// All other metrics. Names of the train file come first, then paths in the model.
-pub(super) fn values(cx: &mut Cx, step: &Step, spec: &TrainSpec, model_names: usize, outputs: &mut Outputs) {
+pub(super) fn values(
+    cx: &mut Cx,
+    step: &Step,
+    spec: &TrainSpec,
+    model_names: usize,
+    outputs: &mut Outputs,
+) {
     for (key, metric) in spec.metrics.iter().filter(|(_, m)| !m.grad) {
         let pattern = &metric.pattern;
         let base = pattern.text.split('.').next().unwrap_or_default();
@@ -48,7 +54,10 @@ pub(super) fn values(cx: &mut Cx, step: &Step, spec: &TrainSpec, model_names: us
         let mut found: Vec<(String, Value)> = Vec::new();
         for (i, (path, value)) in cx.named.iter().enumerate() {
             let known = i < model_names || path.starts_with("optimizer");
-            if known && glob::matches(&pattern.text, path) && found.last().is_none_or(|(p, _)| p != path) {
+            if known
+                && glob::matches(&pattern.text, path)
+                && found.last().is_none_or(|(p, _)| p != path)
+            {
                 found.push((path.clone(), *value));
             }
         }
@@ -78,9 +87,18 @@ fn push_all(key: &Name, pattern: &Name, found: Vec<(String, Value)>, outputs: &m
 }
 
 /// A pattern without a match.
-pub(super) fn no_match<'a>(pattern: &Name, what: &str, known: impl IntoIterator<Item = &'a str>) -> Diagnostic {
+pub(super) fn no_match<'a>(
+    pattern: &Name,
+    what: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Diagnostic {
     let headline = format!("`{}` matches no {what}", shorten(&pattern.text));
-    let error = Diagnostic::error(codes::EMPTY_MATCH, headline, pattern.span, format!("no {what} has such a path"));
+    let error = Diagnostic::error(
+        codes::EMPTY_MATCH,
+        headline,
+        pattern.span,
+        format!("no {what} has such a path"),
+    );
     let error = error.help("`*` stands for any text, dots included; paths start at the model");
     did_you_mean(error, (&pattern.text, pattern.span), known)
 }

@@ -79,11 +79,21 @@ pub(super) fn elaborate(
 
 fn not_a_model(named: &Name, file: &File) -> Diagnostic {
     let headline = format!("`model` names a {}, not a model", file.spec.word());
-    Diagnostic::error(codes::WRONG_FILE_KIND, headline, named.span, "a `Model(..)` file is needed here")
+    Diagnostic::error(
+        codes::WRONG_FILE_KIND,
+        headline,
+        named.span,
+        "a `Model(..)` file is needed here",
+    )
 }
 
 /// A root file that holds another value than asked for.
-pub(super) fn wrong_file(path: &str, found: &FileSpec, wanted: &str, sources: &SourceMap) -> Diagnostic {
+pub(super) fn wrong_file(
+    path: &str,
+    found: &FileSpec,
+    wanted: &str,
+    sources: &SourceMap,
+) -> Diagnostic {
     let at = sources.files().iter().position(|f| f.path == path).unwrap_or_default();
     let source = crate::source::SourceId(at as u32);
     let span = match found {
@@ -93,11 +103,20 @@ pub(super) fn wrong_file(path: &str, found: &FileSpec, wanted: &str, sources: &S
         FileSpec::Names(_) => Span { source, start: 0, end: 0 },
     };
     let headline = format!("the file holds a {}, not a {wanted}", found.word());
-    Diagnostic::error(codes::WRONG_FILE_KIND, headline, span, format!("`{wanted}(..)` is needed here"))
+    Diagnostic::error(
+        codes::WRONG_FILE_KIND,
+        headline,
+        span,
+        format!("`{wanted}(..)` is needed here"),
+    )
 }
 
 /// `--set` arguments as constants, with places in a text of their own.
-fn read_sets(files: &mut Files, sink: &mut Sink, sets: &[(String, String)]) -> Vec<(Name, Constant)> {
+fn read_sets(
+    files: &mut Files,
+    sink: &mut Sink,
+    sets: &[(String, String)],
+) -> Vec<(Name, Constant)> {
     let mut out = Vec::new();
     for (name, value) in sets {
         let text = format!("{name}={value}");
@@ -131,8 +150,14 @@ pub(super) fn expand_model(
     let mut good = true;
     for (name, _) in overrides {
         if !spec.defaults.iter().any(|(n, _)| n.text == name.text) {
-            let headline = format!("the model has no dim `{}`", super::context::shorten(&name.text));
-            let error = Diagnostic::error(codes::UNKNOWN_SETTING, headline, name.span, "not one of its `dims`");
+            let headline =
+                format!("the model has no dim `{}`", super::context::shorten(&name.text));
+            let error = Diagnostic::error(
+                codes::UNKNOWN_SETTING,
+                headline,
+                name.span,
+                "not one of its `dims`",
+            );
             let known = spec.defaults.iter().map(|(n, _)| n.text.as_str());
             let error = did_you_mean(error, (&name.text, name.span), known);
             cx.sink.push(error);
@@ -145,12 +170,18 @@ pub(super) fn expand_model(
         let (constant, span) = set.map_or((default, name.span), |(n, c)| (c, n.span));
         match cx.constant(&env, constant) {
             Some(Const::Number(v)) if v.is_finite() && v.abs() > super::context::MAX_DIM => {
-                let headline = format!("the dim `{}` cannot be {v:e}", super::context::shorten(&name.text));
+                let headline =
+                    format!("the dim `{}` cannot be {v:e}", super::context::shorten(&name.text));
                 let place = match constant {
                     Constant::Scalar(form) => form.text.span,
                     Constant::List(_) => span,
                 };
-                cx.sink.push(Diagnostic::error(codes::NOT_AN_EXTENT, headline, place, "more than 2^40"));
+                cx.sink.push(Diagnostic::error(
+                    codes::NOT_AN_EXTENT,
+                    headline,
+                    place,
+                    "more than 2^40",
+                ));
                 good = false;
             }
             Some(value) => {
@@ -191,7 +222,12 @@ pub(super) fn expand_model(
 pub(super) fn add_feed(cx: &mut Cx, env: &Env, input: &InputSpec) -> Option<(String, Value, Span)> {
     if input.leading {
         let headline = "the shape of a feed must be known";
-        cx.sink.push(Diagnostic::error(codes::INPUT_SHAPE, headline, input.span, "`...` stands for any dims"));
+        cx.sink.push(Diagnostic::error(
+            codes::INPUT_SHAPE,
+            headline,
+            input.span,
+            "`...` stands for any dims",
+        ));
         return None;
     }
     let shape: Option<Vec<u64>> = input.dims.iter().map(|d| cx.extent(env, d)).collect();

@@ -16,9 +16,14 @@ use crate::graph::Origin;
 use crate::ops::form::Raw;
 use crate::ops::{self, Value};
 use crate::source::Span;
-use crate::spec::nodes::{ApplySpec, LayerSpec, NodeKind, NodeSpec, RepeatOver, RepeatSpec, StackSpec, WhenSpec};
+use crate::spec::nodes::{
+    ApplySpec, LayerSpec, NodeKind, NodeSpec, RepeatOver, RepeatSpec, StackSpec, WhenSpec,
+};
 use crate::spec::read::did_you_mean;
 use crate::spec::syntax::Name;
+
+/// Values by name, each with the place where it was written.
+type Wires = IndexMap<String, (Value, Span)>;
 
 /// Most layers of one `Stack`, most iterations of one `Repeat`.
 const MAX_LAYERS: u64 = 10_000;
@@ -77,7 +82,9 @@ impl Cx<'_, '_> {
 
     fn elaborate_node(&mut self, scope: &mut Scope, name: &Name, kind: &NodeKind) -> Binding {
         match kind {
-            NodeKind::Apply(apply) if ops::is_op(&apply.head.text) => self.elaborate_op(scope, name, apply),
+            NodeKind::Apply(apply) if ops::is_op(&apply.head.text) => {
+                self.elaborate_op(scope, name, apply)
+            }
             NodeKind::Apply(apply) => self.elaborate_call(scope, name, apply),
             NodeKind::Stack(stack) => self.elaborate_stack(scope, name, stack),
             NodeKind::Repeat(repeat) => self.elaborate_repeat(scope, name, repeat),
@@ -138,12 +145,17 @@ impl Cx<'_, '_> {
             return Some(count);
         }
         let headline = format!("{count} repetitions are more than {MAX_LAYERS}");
-        self.sink.push(Diagnostic::error(codes::TOO_MANY_NODES, headline, form.text.span, "too many"));
+        self.sink.push(Diagnostic::error(
+            codes::TOO_MANY_NODES,
+            headline,
+            form.text.span,
+            "too many",
+        ));
         None
     }
 
     /// First values of carried names, and shared inputs.
-    fn wire(&mut self, scope: &Scope, wires: &[(Name, Name)]) -> Option<IndexMap<String, (Value, Span)>> {
+    fn wire(&mut self, scope: &Scope, wires: &[(Name, Name)]) -> Option<Wires> {
         let mut good = true;
         let mut out = IndexMap::new();
         for (name, source) in wires {
@@ -164,13 +176,20 @@ impl Cx<'_, '_> {
             .iter()
             .map(|l| (self.count(&env, &l.count), self.block_named(scope, &l.block), l))
             .collect();
-        self.check_stack_inputs(stack, &runs.iter().filter_map(|r| r.1.as_ref()).map(|b| &*b.1).collect::<Vec<_>>());
-        let (Some(mut carried), Some(shared)) = (carried, shared) else { return Binding::poisoned(name.span) };
+        self.check_stack_inputs(
+            stack,
+            &runs.iter().filter_map(|r| r.1.as_ref()).map(|b| &*b.1).collect::<Vec<_>>(),
+        );
+        let (Some(mut carried), Some(shared)) = (carried, shared) else {
+            return Binding::poisoned(name.span);
+        };
         let mut sums: IndexMap<&str, Vec<Value>> =
             stack.sum.iter().map(|n| (n.text.as_str(), Vec::new())).collect();
         let mut index = 0;
         for (count, block, layer) in runs {
-            let (Some(count), Some((file, spec))) = (count, block) else { return Binding::poisoned(name.span) };
+            let (Some(count), Some((file, spec))) = (count, block) else {
+                return Binding::poisoned(name.span);
+            };
             for _ in 0..count {
                 let path = join(&scope.node_path(&name.text), &index.to_string());
                 index += 1;
@@ -192,7 +211,8 @@ impl Cx<'_, '_> {
                 }
             }
         }
-        let mut values: Vec<(String, Value)> = carried.into_iter().map(|(n, (v, _))| (n, v)).collect();
+        let mut values: Vec<(String, Value)> =
+            carried.into_iter().map(|(n, (v, _))| (n, v)).collect();
         for (output, parts) in sums {
             let path = join(&scope.node_path(&name.text), output);
             let origin = Origin { path, span: Some(name.span) };
@@ -221,7 +241,12 @@ impl Cx<'_, '_> {
                 continue;
             }
             let headline = format!("no layer has an input `{}`", name.text);
-            let error = Diagnostic::error(codes::UNKNOWN_FIELD, headline, name.span, "not an input of the layers");
+            let error = Diagnostic::error(
+                codes::UNKNOWN_FIELD,
+                headline,
+                name.span,
+                "not an input of the layers",
+            );
             let known = blocks.iter().flat_map(|b| &b.inputs).map(|i| i.name.text.as_str());
             let error = did_you_mean(error, (&name.text, name.span), known);
             self.sink.push(error);
@@ -229,7 +254,12 @@ impl Cx<'_, '_> {
         for name in &stack.sum {
             if !blocks.iter().any(|b| b.outputs.iter().any(|(o, _)| o.text == name.text)) {
                 let headline = format!("no layer has an output `{}`", name.text);
-                let error = Diagnostic::error(codes::UNKNOWN_OUTPUT, headline, name.span, "nothing to add up");
+                let error = Diagnostic::error(
+                    codes::UNKNOWN_OUTPUT,
+                    headline,
+                    name.span,
+                    "nothing to add up",
+                );
                 let known = blocks.iter().flat_map(|b| &b.outputs).map(|(o, _)| o.text.as_str());
                 let error = did_you_mean(error, (&name.text, name.span), known);
                 self.sink.push(error);
@@ -242,7 +272,7 @@ impl Cx<'_, '_> {
         scope: &Scope,
         layer: &LayerSpec,
         site: Site,
-        (carried, shared): (&IndexMap<String, (Value, Span)>, &IndexMap<String, (Value, Span)>),
+        (carried, shared): (&Wires, &Wires),
     ) -> Option<Vec<(String, Value)>> {
         let mut given = Given::default();
         let spec = Rc::clone(&site.spec);
@@ -265,16 +295,16 @@ impl Cx<'_, '_> {
     }
 
     /// Takes over the carried values of a layer.
-    fn carry_on(
-        &mut self,
-        block: &Name,
-        outputs: &[(String, Value)],
-        carried: &mut IndexMap<String, (Value, Span)>,
-    ) -> bool {
+    fn carry_on(&mut self, block: &Name, outputs: &[(String, Value)], carried: &mut Wires) -> bool {
         for (name, (value, _)) in carried {
             let Some((_, new)) = outputs.iter().find(|(n, _)| n == name) else {
                 let headline = format!("`{}` has no output `{name}` to carry on", block.text);
-                let error = Diagnostic::error(codes::CARRY_MISMATCH, headline, block.span, "this layer drops it");
+                let error = Diagnostic::error(
+                    codes::CARRY_MISMATCH,
+                    headline,
+                    block.span,
+                    "this layer drops it",
+                );
                 let known: Vec<&str> = outputs.iter().map(|(n, _)| n.as_str()).collect();
                 self.sink.push(error.help(format!("its outputs: {}", known.join(", "))));
                 return false;
@@ -282,7 +312,12 @@ impl Cx<'_, '_> {
             let (old, new_ty) = (self.ty(*value).clone(), self.ty(*new).clone());
             if old != new_ty {
                 let headline = format!("`{name}` is carried as {old}, comes back as {new_ty}");
-                let error = Diagnostic::error(codes::CARRY_MISMATCH, headline, block.span, "this layer changes its type");
+                let error = Diagnostic::error(
+                    codes::CARRY_MISMATCH,
+                    headline,
+                    block.span,
+                    "this layer changes its type",
+                );
                 self.sink.push(error);
                 return false;
             }
@@ -294,7 +329,9 @@ impl Cx<'_, '_> {
     fn elaborate_repeat(&mut self, scope: &mut Scope, name: &Name, repeat: &RepeatSpec) -> Binding {
         let carried = self.wire(scope, &repeat.carry);
         let rounds = self.rounds(scope, &repeat.over);
-        let (Some(mut carried), Some(rounds)) = (carried, rounds) else { return Binding::poisoned(name.span) };
+        let (Some(mut carried), Some(rounds)) = (carried, rounds) else {
+            return Binding::poisoned(name.span);
+        };
         if !self.check_next(repeat) {
             return Binding::poisoned(name.span);
         }
@@ -319,8 +356,14 @@ impl Cx<'_, '_> {
                 let Some(slot) = carried.get_mut(&carry.text) else { continue };
                 let (old, new_ty) = (self.ty(slot.0).clone(), self.ty(new).clone());
                 if old != new_ty {
-                    let headline = format!("`{}` is carried as {old}, comes back as {new_ty}", carry.text);
-                    let error = Diagnostic::error(codes::CARRY_MISMATCH, headline, source.span, format!("this is {new_ty}"));
+                    let headline =
+                        format!("`{}` is carried as {old}, comes back as {new_ty}", carry.text);
+                    let error = Diagnostic::error(
+                        codes::CARRY_MISMATCH,
+                        headline,
+                        source.span,
+                        format!("this is {new_ty}"),
+                    );
                     self.sink.push(error.label(slot.1, format!("this is {old}")));
                     return Binding::poisoned(name.span);
                 }
@@ -337,8 +380,13 @@ impl Cx<'_, '_> {
         for (name, _) in &repeat.next {
             if !repeat.carry.iter().any(|(c, _)| c.text == name.text) {
                 let headline = format!("`{}` is not carried", name.text);
-                let error = Diagnostic::error(codes::CARRY_MISMATCH, headline, name.span, "not in `carry`");
-                let error = did_you_mean(error, (&name.text, name.span), repeat.carry.iter().map(|(c, _)| c.text.as_str()));
+                let error =
+                    Diagnostic::error(codes::CARRY_MISMATCH, headline, name.span, "not in `carry`");
+                let error = did_you_mean(
+                    error,
+                    (&name.text, name.span),
+                    repeat.carry.iter().map(|(c, _)| c.text.as_str()),
+                );
                 self.sink.push(error);
                 good = false;
             }
@@ -346,7 +394,12 @@ impl Cx<'_, '_> {
         for (name, _) in &repeat.carry {
             if !repeat.next.iter().any(|(n, _)| n.text == name.text) {
                 let headline = format!("`{}` is carried but has no next value", name.text);
-                self.sink.push(Diagnostic::error(codes::CARRY_MISMATCH, headline, name.span, "not in `next`"));
+                self.sink.push(Diagnostic::error(
+                    codes::CARRY_MISMATCH,
+                    headline,
+                    name.span,
+                    "not in `next`",
+                ));
                 good = false;
             }
         }
@@ -359,13 +412,20 @@ impl Cx<'_, '_> {
         match over {
             RepeatOver::Count(form, index) => {
                 let n = self.count(&env, form)?;
-                let bind = |i: u64| index.iter().map(move |n| (n.text.clone(), Const::Number(i as f64))).collect();
+                let bind = |i: u64| {
+                    index.iter().map(move |n| (n.text.clone(), Const::Number(i as f64))).collect()
+                };
                 Some((0..n).map(bind).collect())
             }
             RepeatOver::List(name, bind) => {
                 let Const::List(items) = self.constant_named(&env, &name.text, name.span)? else {
                     let headline = format!("`{}` is a number, not a list", name.text);
-                    let error = Diagnostic::error(codes::BAD_CONSTANT, headline, name.span, "a list is needed here");
+                    let error = Diagnostic::error(
+                        codes::BAD_CONSTANT,
+                        headline,
+                        name.span,
+                        "a list is needed here",
+                    );
                     self.sink.push(error);
                     return None;
                 };
@@ -374,15 +434,30 @@ impl Cx<'_, '_> {
         }
     }
 
-    fn bind_item(&mut self, list: &Name, bind: &[Name], item: Const) -> Option<Vec<(String, Const)>> {
+    fn bind_item(
+        &mut self,
+        list: &Name,
+        bind: &[Name],
+        item: Const,
+    ) -> Option<Vec<(String, Const)>> {
         let parts = match item {
             Const::List(parts) => parts,
             number => vec![number],
         };
         if parts.len() != bind.len() {
-            let headline = format!("an element of `{}` has {} values for {} names", list.text, parts.len(), bind.len());
+            let headline = format!(
+                "an element of `{}` has {} values for {} names",
+                list.text,
+                parts.len(),
+                bind.len()
+            );
             let span = bind.first().map_or(list.span, |n| n.span);
-            let error = Diagnostic::error(codes::BAD_CONSTANT, headline, span, format!("{} names from here", bind.len()));
+            let error = Diagnostic::error(
+                codes::BAD_CONSTANT,
+                headline,
+                span,
+                format!("{} names from here", bind.len()),
+            );
             self.sink.push(error.label(list.span, format!("elements of {} values", parts.len())));
             return None;
         }

@@ -8,10 +8,10 @@ use std::rc::Rc;
 
 use super::block::{Given, Site};
 use super::context::{Cx, shorten};
+use super::glob;
 use super::metrics::no_match;
 use super::scope::{Env, Instance, Scope, join};
 use super::train::Step;
-use super::glob;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::ops::Value;
@@ -61,8 +61,14 @@ fn find(cx: &mut Cx, scope: &Scope, call: &ApplySpec) -> Option<(Rc<File>, Rc<Op
         Some(file) => match &file.spec {
             FileSpec::Optimizer(spec) => Some((Rc::clone(&file), Rc::clone(spec))),
             other => {
-                let headline = format!("`{}` is a {}, not an optimizer", call.head.text, other.word());
-                let error = Diagnostic::error(codes::WRONG_FILE_KIND, headline, call.head.span, "an optimizer is needed here");
+                let headline =
+                    format!("`{}` is a {}, not an optimizer", call.head.text, other.word());
+                let error = Diagnostic::error(
+                    codes::WRONG_FILE_KIND,
+                    headline,
+                    call.head.span,
+                    "an optimizer is needed here",
+                );
                 cx.sink.push(error.help(format!("it is imported from `{}`", file.path)));
                 None
             }
@@ -103,8 +109,12 @@ fn is_param(cx: &Cx, index: usize) -> bool {
 
 /// Every pattern of a group must match some parameter.
 fn check_patterns(cx: &mut Cx, spec: &OptimizerSpec) {
-    let paths: Vec<String> =
-        cx.tensors.iter().filter(|(t, _)| t.kind == TensorKind::Param).map(|(t, _)| t.name.clone()).collect();
+    let paths: Vec<String> = cx
+        .tensors
+        .iter()
+        .filter(|(t, _)| t.kind == TensorKind::Param)
+        .map(|(t, _)| t.name.clone())
+        .collect();
     for pattern in spec.groups.iter().flat_map(|g| g.matches.iter().chain(&g.not)) {
         if !paths.iter().any(|p| glob::matches(&pattern.text, p)) {
             let error = no_match(pattern, "parameter", paths.iter().map(String::as_str));
@@ -125,7 +135,8 @@ fn takes(group: &GroupSpec, tensor: &super::Persistent) -> bool {
 type Rule = (Rc<File>, Rc<BlockSpec>, Given);
 
 fn apply_groups(cx: &mut Cx, step: &mut Step, scope: &Scope, spec: &OptimizerSpec) {
-    let rules: Vec<Option<Rule>> = spec.groups.iter().map(|g| rule(cx, scope, &g.update, &["w", "g"])).collect();
+    let rules: Vec<Option<Rule>> =
+        spec.groups.iter().map(|g| rule(cx, scope, &g.update, &["w", "g"])).collect();
     for index in 0..cx.tensors.len() {
         if !is_param(cx, index) {
             continue;
@@ -134,7 +145,9 @@ fn apply_groups(cx: &mut Cx, step: &mut Step, scope: &Scope, spec: &OptimizerSpe
             no_group(cx, spec, index);
             continue;
         };
-        let (Some((file, block, given)), Some(&grad)) = (&rules[at], step.grads.get(&index)) else { continue };
+        let (Some((file, block, given)), Some(&grad)) = (&rules[at], step.grads.get(&index)) else {
+            continue;
+        };
         let update = &spec.groups[at].update;
         let (tensor, value) = cx.tensors[index].clone();
         let mut given = given.clone();
@@ -159,8 +172,17 @@ fn rule(cx: &mut Cx, scope: &Scope, update: &ApplySpec, supplied: &[&str]) -> Op
     for name in supplied {
         if !block.inputs.iter().any(|i| i.name.text == *name) {
             let headline = format!("the update rule `{}` has no input `{name}`", update.head.text);
-            let error = Diagnostic::error(codes::UPDATE_TYPE, headline, update.head.span, "not an update rule");
-            cx.sink.push(error.label(block.span, "this block").help("an update rule has the inputs `w` and `g`"));
+            let error = Diagnostic::error(
+                codes::UPDATE_TYPE,
+                headline,
+                update.head.span,
+                "not an update rule",
+            );
+            cx.sink.push(
+                error
+                    .label(block.span, "this block")
+                    .help("an update rule has the inputs `w` and `g`"),
+            );
             return None;
         }
     }
@@ -189,14 +211,19 @@ fn take_output(
     let Some((_, value)) = outputs.iter().find(|(n, _)| n == name) else {
         let headline = format!("the update rule has no output `{name}`");
         let error = Diagnostic::error(codes::UPDATE_TYPE, headline, span, "called here");
-        cx.sink.push(error.label(block.span, "this block").help(format!("its output `{name}` is the new value")));
+        cx.sink.push(
+            error
+                .label(block.span, "this block")
+                .help(format!("its output `{name}` is the new value")),
+        );
         return;
     };
     let (tensor, _) = &cx.tensors[index];
     let ty = cx.ty(*value);
     if *ty != tensor.ty {
         let headline = format!("the parameter is {}, its new value {ty}", tensor.ty);
-        let place = block.outputs.iter().find(|(n, _)| n.text == name).map_or(block.span, |(_, s)| s.span);
+        let place =
+            block.outputs.iter().find(|(n, _)| n.text == name).map_or(block.span, |(_, s)| s.span);
         let error = Diagnostic::error(codes::UPDATE_TYPE, headline, place, format!("this is {ty}"))
             .label(tensor.span, format!("this is {}", tensor.ty));
         cx.sink.push(error);
@@ -206,19 +233,32 @@ fn take_output(
 }
 
 /// `ForEach`: one rule over all instances of a block.
-fn apply_rule(cx: &mut Cx, step: &mut Step, scope: &Scope, rule_spec: &ForEachSpec, all: &[Instance]) {
+fn apply_rule(
+    cx: &mut Cx,
+    step: &mut Step,
+    scope: &Scope,
+    rule_spec: &ForEachSpec,
+    all: &[Instance],
+) {
     let Some((file, _)) = cx.block_named(scope, &rule_spec.instance) else { return };
     let instances: Vec<&Instance> = all.iter().filter(|i| i.file == file.path).collect();
     if instances.is_empty() {
         let headline = format!("the model has no instance of `{}`", rule_spec.instance.text);
-        let error = Diagnostic::error(codes::NO_INSTANCE, headline, rule_spec.instance.span, "nothing to run over");
+        let error = Diagnostic::error(
+            codes::NO_INSTANCE,
+            headline,
+            rule_spec.instance.span,
+            "nothing to run over",
+        );
         cx.sink.push(error.help(format!("no block of the model calls `{}`", file.path)));
         return;
     }
     let supplied: Vec<&str> = rule_spec.params.iter().map(|(n, _)| n.text.as_str()).collect();
     for instance in instances {
         let inner = inside(scope, instance);
-        let Some((file, block, mut given)) = rule(cx, &inner, &rule_spec.update, &supplied) else { return };
+        let Some((file, block, mut given)) = rule(cx, &inner, &rule_spec.update, &supplied) else {
+            return;
+        };
         let mut targets = Vec::new();
         for (input, names) in &rule_spec.params {
             let Some(index) = find_param(cx, instance, input, names) else { return };
@@ -234,7 +274,9 @@ fn apply_rule(cx: &mut Cx, step: &mut Step, scope: &Scope, rule_spec: &ForEachSp
             span: rule_spec.update.head.span,
             env: Rc::clone(&inner.env),
         };
-        let Some(outputs) = cx.instantiate(site, given, rule_spec.update.head.span).values else { return };
+        let Some(outputs) = cx.instantiate(site, given, rule_spec.update.head.span).values else {
+            return;
+        };
         for (name, index) in targets {
             take_output(cx, step, index, (&name, &block, &outputs), rule_spec.update.head.span);
         }
@@ -263,9 +305,11 @@ fn find_param(cx: &mut Cx, instance: &Instance, input: &Name, names: &[Name]) ->
     }
     let span = names.first().map_or(input.span, |n| n.span);
     let headline = format!("`{}` has no such parameter", shorten(&instance.path));
-    let error = Diagnostic::error(codes::NO_INSTANCE, headline, span, "not a parameter of the block");
+    let error =
+        Diagnostic::error(codes::NO_INSTANCE, headline, span, "not a parameter of the block");
     let prefix = format!("{}.", instance.path);
-    let known: Vec<&str> = cx.tensors.iter().filter_map(|(t, _)| t.name.strip_prefix(&prefix)).collect();
+    let known: Vec<&str> =
+        cx.tensors.iter().filter_map(|(t, _)| t.name.strip_prefix(&prefix)).collect();
     let written = names.first().map_or("", |n| n.text.as_str());
     let error = did_you_mean(error, (written, span), known);
     cx.sink.push(error);

@@ -36,7 +36,12 @@ pub(super) fn extract(graph: &Graph, name: &str, outputs: Vec<(Value, ResultTarg
             renamed[*old] = Some(value);
             results.push(value);
         }
-        out.nodes.push(Node { op: node.op.clone(), operands, results, origin: node.origin.clone() });
+        out.nodes.push(Node {
+            op: node.op.clone(),
+            operands,
+            results,
+            origin: node.origin.clone(),
+        });
     }
     out.outputs = outputs.into_iter().filter_map(|(v, t)| Some((renamed[v]?, t))).collect();
     out

@@ -22,13 +22,17 @@ pub(super) fn matching(cx: &mut Cx, spec: &TrainSpec) -> EntitySet<NodeId> {
         let mut any = false;
         for (id, node) in cx.graph.nodes.iter() {
             let path = &node.origin.path;
-            if !path.contains('/') && !path.starts_with("optimizer.") && glob::matches_within(&pattern.text, path) {
+            if !path.contains('/')
+                && !path.starts_with("optimizer.")
+                && glob::matches_within(&pattern.text, path)
+            {
                 set.insert(id);
                 any = true;
             }
         }
         if !any && cx.sink.errors() == 0 {
-            let paths: Vec<&str> = cx.graph.nodes.values().map(|n| n.origin.path.as_str()).collect();
+            let paths: Vec<&str> =
+                cx.graph.nodes.values().map(|n| n.origin.path.as_str()).collect();
             let error = metrics::no_match(pattern, "node", paths);
             cx.sink.push(error);
         }
@@ -46,7 +50,8 @@ pub(super) fn apply(
     if repeated.is_empty() {
         return graph.clone();
     }
-    let mut out = Graph { name: graph.name.clone(), inputs: graph.inputs.clone(), ..Graph::default() };
+    let mut out =
+        Graph { name: graph.name.clone(), inputs: graph.inputs.clone(), ..Graph::default() };
     out.values = graph.values.clone();
     let mut copies: BTreeMap<Value, Value> = BTreeMap::new();
     for (id, node) in graph.nodes.iter() {
@@ -89,7 +94,9 @@ fn copy_of(
     while let Some(&id) = todo.last() {
         let node = &graph.nodes[id];
         let waiting = node.operands.iter().find_map(|v| match graph.values[*v].1 {
-            ValueDef::Result(maker, _) if repeated.contains(maker) && !copies.contains_key(v) => Some(maker),
+            ValueDef::Result(maker, _) if repeated.contains(maker) && !copies.contains_key(v) => {
+                Some(maker)
+            }
             _ => None,
         });
         if let Some(maker) = waiting {
@@ -104,7 +111,8 @@ fn copy_of(
         let new = out.nodes.next_key();
         let mut results = Vec::new();
         for (i, old) in node.results.iter().enumerate() {
-            let copy = out.values.push((graph.values[*old].0.clone(), ValueDef::Result(new, i as u32)));
+            let copy =
+                out.values.push((graph.values[*old].0.clone(), ValueDef::Result(new, i as u32)));
             copies.insert(*old, copy);
             results.push(copy);
         }

@@ -55,8 +55,10 @@ pub(super) fn elaborate(
     cx.elaborate_nodes(&mut scope, &spec.nodes);
     let loss = find_loss(&mut cx, &scope, spec);
     let forward = forward_graph(&cx, model);
-    let eval = loss.map(|v| extract(&cx.graph, "eval", vec![(v, ResultTarget::Fetch("loss".into()))]));
-    let mut step = Step { scope, grads: BTreeMap::new(), new: BTreeMap::new(), backward: Vec::new() };
+    let eval =
+        loss.map(|v| extract(&cx.graph, "eval", vec![(v, ResultTarget::Fetch("loss".into()))]));
+    let mut step =
+        Step { scope, grads: BTreeMap::new(), new: BTreeMap::new(), backward: Vec::new() };
     let model_updates = std::mem::take(&mut cx.updates);
     let named = cx.named.len();
     match loss.filter(|_| cx.sink.errors() == 0) {
@@ -154,7 +156,12 @@ fn find_loss(cx: &mut Cx, scope: &Scope, spec: &TrainSpec) -> Option<Value> {
         return Some(loss);
     }
     let headline = format!("the loss is {ty}, not one f32 number");
-    let mut error = Diagnostic::error(codes::LOSS_NOT_SCALAR, headline, spec.loss.span, format!("this is {ty}"));
+    let mut error = Diagnostic::error(
+        codes::LOSS_NOT_SCALAR,
+        headline,
+        spec.loss.span,
+        format!("this is {ty}"),
+    );
     if let Some(span) = cx.definition(loss) {
         error = error.label(span, "it comes from here");
     }
@@ -198,7 +205,12 @@ fn differentiate(cx: &mut Cx, step: &mut Step, spec: &TrainSpec, loss: Value) {
     for index in missing {
         let tensor = &cx.tensors[index].0;
         let headline = format!("no gradient reaches `{}`", super::context::shorten(&tensor.name));
-        let mut warning = Diagnostic::error(codes::NO_GRADIENT, headline, tensor.span, "the loss does not depend on it");
+        let mut warning = Diagnostic::error(
+            codes::NO_GRADIENT,
+            headline,
+            tensor.span,
+            "the loss does not depend on it",
+        );
         warning.severity = Severity::Warning;
         cx.sink.push(warning);
     }
@@ -223,7 +235,13 @@ fn reached_from(graph: &Graph, value: Value) -> SecondaryMap<Value, bool> {
 }
 
 /// One backward pass; adds its gradients to the sums.
-fn backward(cx: &mut Cx, step: &mut Step, spec: &TrainSpec, loss: Value, sums: &mut BTreeMap<usize, Value>) {
+fn backward(
+    cx: &mut Cx,
+    step: &mut Step,
+    spec: &TrainSpec,
+    loss: Value,
+    sums: &mut BTreeMap<usize, Value>,
+) {
     let start = cx.graph.nodes.len();
     let origin = Origin { path: "loss/scaled".into(), span: Some(spec.loss.span) };
     let root = match spec.loss_scale {
@@ -289,7 +307,8 @@ fn add_up(cx: &mut Cx, mut parts: Vec<Value>, origin: &Origin) -> Value {
         parts = parts
             .chunks(NAMES.len())
             .map(|chunk| {
-                let names: Vec<(&str, Value)> = NAMES.iter().copied().zip(chunk.iter().copied()).collect();
+                let names: Vec<(&str, Value)> =
+                    NAMES.iter().copied().zip(chunk.iter().copied()).collect();
                 let text = format!("Map(\"{}\")", NAMES[..chunk.len()].join(" + "));
                 if chunk.len() == 1 { chunk[0] } else { cx.synth(&text, &names, origin) }
             })
@@ -319,7 +338,8 @@ fn write_back(
         let value = match finite {
             None => *new,
             Some(ok) => {
-                let origin = Origin { path: format!("{}/kept", tensor.name), span: Some(tensor.span) };
+                let origin =
+                    Origin { path: format!("{}/kept", tensor.name), span: Some(tensor.span) };
                 let names = [("ok", ok), ("new", *new), ("old", old)];
                 cx.synth("Map(\"where(ok > 0.5, new, old)\")", &names, &origin)
             }

@@ -163,10 +163,12 @@ pub fn read_doc(sink: &mut Sink, f: &Fields) -> Option<String> {
 
 /// `imports: { "RmsNorm": "rmsnorm.ron" }`.
 pub fn read_imports(sink: &mut Sink, f: &Fields) -> Vec<(Name, Name)> {
-    let entries = f.get("imports").map(|t| read::map(sink, t, "a map of names to files")).unwrap_or_default();
+    let entries =
+        f.get("imports").map(|t| read::map(sink, t, "a map of names to files")).unwrap_or_default();
     let mut out = Vec::new();
     for (alias, path) in entries {
-        if !alias.text.starts_with(|c: char| c.is_ascii_uppercase()) || !is_identifier(&alias.text) {
+        if !alias.text.starts_with(|c: char| c.is_ascii_uppercase()) || !is_identifier(&alias.text)
+        {
             let headline = format!("`{}` is not a name for a block", alias.text);
             let error = Diagnostic::error(codes::BAD_NAME, headline, alias.span, "not CamelCase");
             sink.push(error.help("imported names start with a capital, as in `RmsNorm`"));
@@ -213,7 +215,8 @@ pub fn read_words(sink: &mut Sink, tree: &Tree) -> Vec<Name> {
 
 /// `{ "eps": 1e-6, "ns_coefficients": [(..), ..] }`.
 pub fn read_defaults(sink: &mut Sink, tree: Option<&Tree>) -> Vec<(Name, Constant)> {
-    let entries = tree.map(|t| read::map(sink, t, "a map of names to constants")).unwrap_or_default();
+    let entries =
+        tree.map(|t| read::map(sink, t, "a map of names to constants")).unwrap_or_default();
     entries
         .into_iter()
         .filter_map(|(name, value)| {
@@ -240,7 +243,8 @@ pub fn read_constant(sink: &mut Sink, tree: &Tree) -> Option<Constant> {
 }
 
 fn read_lets(sink: &mut Sink, tree: Option<&Tree>) -> Vec<(Name, ConstForm)> {
-    let entries = tree.map(|t| read::map(sink, t, "a map of names to expressions")).unwrap_or_default();
+    let entries =
+        tree.map(|t| read::map(sink, t, "a map of names to expressions")).unwrap_or_default();
     entries
         .into_iter()
         .filter_map(|(name, value)| {
@@ -286,7 +290,8 @@ fn read_input(sink: &mut Sink, name: Name, tree: &Tree) -> Option<InputSpec> {
 
 /// `f32`.
 pub fn read_dtype(sink: &mut Sink, tree: &Tree) -> Option<DType> {
-    const ALL: [DType; 6] = [DType::f64, DType::f32, DType::bf16, DType::f16, DType::i32, DType::i1];
+    const ALL: [DType; 6] =
+        [DType::f64, DType::f32, DType::bf16, DType::f16, DType::i32, DType::i1];
     let word = tree.head().unwrap_or_default();
     let found = ALL.into_iter().find(|d| d.name() == word);
     if found.is_none() {
@@ -307,7 +312,12 @@ pub fn unknown_case(tree: &Tree, what: &str, known: &[&str]) -> Diagnostic {
     read::did_you_mean(error, (&written, span), known.iter().copied())
 }
 
-fn read_tensors(sink: &mut Sink, tree: Option<&Tree>, what: &str, broken: &mut Vec<Name>) -> Vec<TensorSpec> {
+fn read_tensors(
+    sink: &mut Sink,
+    tree: Option<&Tree>,
+    what: &str,
+    broken: &mut Vec<Name>,
+) -> Vec<TensorSpec> {
     let entries = tree.map(|t| read::map(sink, t, "a map of names to tensors")).unwrap_or_default();
     entries
         .into_iter()
@@ -346,12 +356,14 @@ fn read_tensor(sink: &mut Sink, name: Name, tree: &Tree, what: &str) -> Option<T
             None if !shaped => {
                 shaped = true;
                 let dims = read::list(sink, &item.value, "a shape, as in `[rows, cols]`")?;
-                let dims = dims.iter().map(|t| read::constant(sink, t)).collect::<Option<Vec<_>>>()?;
+                let dims =
+                    dims.iter().map(|t| read::constant(sink, t)).collect::<Option<Vec<_>>>()?;
                 spec.shape = ShapeSpec::Dims(dims, item.value.span);
             }
             Some("like") if what == "State" => {
                 shaped = true;
-                spec.shape = ShapeSpec::Like(read::quoted_name(sink, &item.value, "an input's name")?);
+                spec.shape =
+                    ShapeSpec::Like(read::quoted_name(sink, &item.value, "an input's name")?);
             }
             Some("init") => spec.init = read_init(sink, &item.value),
             Some("dtype") => spec.dtype = read_dtype(sink, &item.value)?,
@@ -370,7 +382,8 @@ fn read_tensor(sink: &mut Sink, name: Name, tree: &Tree, what: &str) -> Option<T
     }
     if !shaped {
         let headline = format!("`{what}` has no shape");
-        let error = Diagnostic::error(codes::MISSING_FIELD, headline, tree.head_span(), "no shape here");
+        let error =
+            Diagnostic::error(codes::MISSING_FIELD, headline, tree.head_span(), "no shape here");
         sink.push(error.help(format!("write `{what}([rows, cols])`")));
         return None;
     }
@@ -387,7 +400,10 @@ fn tensor_fields(what: &str) -> &'static [&'static str] {
 
 fn read_shard(sink: &mut Sink, tree: &Tree) -> Vec<(Name, u64)> {
     let entries = read::map(sink, tree, "a map of mesh axes to dimensions");
-    entries.into_iter().filter_map(|(axis, dim)| Some((axis, read::whole(sink, dim, "a dimension")?))).collect()
+    entries
+        .into_iter()
+        .filter_map(|(axis, dim)| Some((axis, read::whole(sink, dim, "a dimension")?)))
+        .collect()
 }
 
 fn read_init(sink: &mut Sink, tree: &Tree) -> Option<InitSpec> {
@@ -406,7 +422,11 @@ fn read_init(sink: &mut Sink, tree: &Tree) -> Option<InitSpec> {
             None
         }
         _ => {
-            sink.push(unknown_case(tree, "initialiser", &["Zeros", "Ones", "Normal", "Uniform", "Constant"]));
+            sink.push(unknown_case(
+                tree,
+                "initialiser",
+                &["Zeros", "Ones", "Normal", "Uniform", "Constant"],
+            ));
             None
         }
     }
@@ -426,14 +446,23 @@ pub fn read_references(sink: &mut Sink, tree: Option<&Tree>) -> Vec<(Name, Name)
 
 /// A name declared twice.
 pub fn duplicate_name(name: &str, again: Span, first: Span) -> Diagnostic {
-    Diagnostic::error(codes::DUPLICATE_NAME, format!("`{name}` is declared twice"), again, "declared again here")
-        .label(first, "first declared here")
-        .help("give one of them another name")
+    Diagnostic::error(
+        codes::DUPLICATE_NAME,
+        format!("`{name}` is declared twice"),
+        again,
+        "declared again here",
+    )
+    .label(first, "first declared here")
+    .help("give one of them another name")
 }
 
 /// Constants and tensors share one scope: a name means one thing.
 fn check_constants(sink: &mut Sink, spec: &BlockSpec) {
-    let constants = spec.args.iter().chain(spec.defaults.iter().map(|d| &d.0)).chain(spec.lets.iter().map(|l| &l.0));
+    let constants = spec
+        .args
+        .iter()
+        .chain(spec.defaults.iter().map(|d| &d.0))
+        .chain(spec.lets.iter().map(|l| &l.0));
     let tensors = spec.params.iter().chain(&spec.buffers).chain(&spec.state).map(|t| &t.name);
     let mut seen: Vec<&Name> = Vec::new();
     for name in constants.chain(spec.inputs.iter().map(|i| &i.name)).chain(tensors) {

@@ -121,15 +121,24 @@ impl<'a> Files<'a> {
         file
     }
 
-    fn read(&mut self, sink: &mut Sink, path: &str, from: Option<Span>) -> Option<(SourceId, Tree)> {
+    fn read(
+        &mut self,
+        sink: &mut Sink,
+        path: &str,
+        from: Option<Span>,
+    ) -> Option<(SourceId, Tree)> {
         let here = |map: &mut SourceMap| {
             from.unwrap_or_else(|| Span { source: map.add(path, ""), start: 0, end: 0 })
         };
         if self.loaded.len() >= MAX_FILES || self.open.len() >= MAX_IMPORT_DEPTH {
             let span = here(&mut self.sources);
             let (code, headline) = match self.open.len() >= MAX_IMPORT_DEPTH {
-                true => (codes::TOO_DEEP, format!("imports nest deeper than {MAX_IMPORT_DEPTH} files")),
-                false => (codes::TOO_MUCH_TEXT, format!("the spec has more than {MAX_FILES} files")),
+                true => {
+                    (codes::TOO_DEEP, format!("imports nest deeper than {MAX_IMPORT_DEPTH} files"))
+                }
+                false => {
+                    (codes::TOO_MUCH_TEXT, format!("the spec has more than {MAX_FILES} files"))
+                }
             };
             sink.push(Diagnostic::error(code, headline, span, "this one is too many"));
             return None;
@@ -161,7 +170,13 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn interpret(&mut self, sink: &mut Sink, path: &str, tree: &Tree, _: SourceId) -> Option<Rc<File>> {
+    fn interpret(
+        &mut self,
+        sink: &mut Sink,
+        path: &str,
+        tree: &Tree,
+        _: SourceId,
+    ) -> Option<Rc<File>> {
         let spec = match tree.head() {
             Some("Block" | "Model") => FileSpec::Block(Rc::new(read_block(sink, tree)?)),
             Some("Optimizer") => FileSpec::Optimizer(Rc::new(read_optimizer(sink, tree)?)),
@@ -169,8 +184,15 @@ impl<'a> Files<'a> {
             Some("Names") => FileSpec::Names(Rc::new(read_names(sink, tree)?)),
             _ => {
                 let headline = "the file holds none of the values a spec is made of";
-                let error = Diagnostic::error(codes::WRONG_FILE_KIND, headline, tree.head_span(), "this value");
-                sink.push(error.help("a file holds `Block`, `Model`, `Optimizer`, `Train` or `Names`"));
+                let error = Diagnostic::error(
+                    codes::WRONG_FILE_KIND,
+                    headline,
+                    tree.head_span(),
+                    "this value",
+                );
+                sink.push(
+                    error.help("a file holds `Block`, `Model`, `Optimizer`, `Train` or `Names`"),
+                );
                 return None;
             }
         };
@@ -181,9 +203,9 @@ impl<'a> Files<'a> {
             FileSpec::Names(_) => &[],
         };
         let mut imports = BTreeMap::new();
-        for (alias, named) in declared.to_vec() {
-            if let Some(file) = self.load_named(sink, path, &named) {
-                imports.insert(alias.text, file.path.clone());
+        for (alias, named) in declared {
+            if let Some(file) = self.load_named(sink, path, named) {
+                imports.insert(alias.text.clone(), file.path.clone());
             }
         }
         Some(Rc::new(File { path: path.to_owned(), spec, imports }))
@@ -198,7 +220,11 @@ fn outside(path: &str, why: &str, span: Span) -> Diagnostic {
 
 fn short(path: &str) -> String {
     let n = path.chars().count();
-    if n <= 32 { path.to_owned() } else { format!("…{}", path.chars().skip(n - 31).collect::<String>()) }
+    if n <= 32 {
+        path.to_owned()
+    } else {
+        format!("…{}", path.chars().skip(n - 31).collect::<String>())
+    }
 }
 
 /// The root-relative path of `path` as written in the file `from`.

@@ -1,4 +1,4 @@
-//! The spec: what was typed, every part with its place. See `LANGUAGE.md` at the root for the language.
+//! The spec: what was typed, every part with its place.
 //!
 //! # Invariants
 //! - Readers report every mistake of a file in one run and carry on.

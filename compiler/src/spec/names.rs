@@ -51,14 +51,17 @@ pub struct TensorName {
 pub fn read_names(sink: &mut Sink, tree: &Tree) -> Option<NamesSpec> {
     let known = &["doc", "model", "prefix", "model_types", "config", "tensors"];
     let f = Fields::new(sink, tree, "Names", known)?;
-    let model = f.need(sink, "Names", "model").and_then(|t| read::quoted_name(sink, t, "a path in quotes"));
+    let model =
+        f.need(sink, "Names", "model").and_then(|t| read::quoted_name(sink, t, "a path in quotes"));
     let prefix = f.get("prefix").and_then(|t| read::text(sink, t, "a path in quotes"));
     let prefix = prefix.map(|t| t.value.clone()).unwrap_or_default();
     let types = f.get("model_types").map(|t| quoted_names(sink, t)).unwrap_or_default();
-    let config = f.get("config").map(|t| read::map(sink, t, "a map of dims to keys")).unwrap_or_default();
+    let config =
+        f.get("config").map(|t| read::map(sink, t, "a map of dims to keys")).unwrap_or_default();
     let config = config.into_iter().filter_map(|(n, t)| read_key(sink, n, t)).collect();
     let tensors = f.need(sink, "Names", "tensors");
-    let tensors = tensors.and_then(|t| read::list(sink, t, "a list of tensors")).unwrap_or_default();
+    let tensors =
+        tensors.and_then(|t| read::list(sink, t, "a list of tensors")).unwrap_or_default();
     let tensors = tensors.iter().filter_map(|t| read_tensor_name(sink, t)).collect();
     let model_types = types.into_iter().map(|n| n.text).collect();
     Some(NamesSpec { doc: read_doc(sink, &f), model: model?, prefix, model_types, config, tensors })
@@ -76,8 +79,12 @@ fn read_key(sink: &mut Sink, dim: Name, tree: &Tree) -> Option<ConfigKey> {
                 key.keys = quoted_names(sink, &item.value).into_iter().map(|n| n.text).collect();
             }
             (Some(f), TreeKind::Number(v)) if f.text == "default" => key.default = Some(*v),
-            (Some(f), TreeKind::Bool(v)) if f.text == "default" => key.default = Some(f64::from(u8::from(*v))),
-            (Some(f), _) if f.text != "default" => sink.push(read::unknown_field(f, "Key", &["default"])),
+            (Some(f), TreeKind::Bool(v)) if f.text == "default" => {
+                key.default = Some(f64::from(u8::from(*v)))
+            }
+            (Some(f), _) if f.text != "default" => {
+                sink.push(read::unknown_field(f, "Key", &["default"]))
+            }
             _ => wrong_kind(sink, &item.value, "`Key([\"name\"], default: 1)`"),
         }
     }
@@ -104,8 +111,14 @@ fn read_tensor_name(sink: &mut Sink, tree: &Tree) -> Option<TensorName> {
 fn check_pattern(sink: &mut Sink, pattern: &Name) {
     let rest = pattern.text.replacen("{i}", "", 1).replacen("{e}", "", 1);
     if rest.contains(['{', '}']) {
-        let headline = format!("`{}` is not a pattern", pattern.text.chars().take(40).collect::<String>());
-        let error = Diagnostic::error(codes::BAD_NAME, headline, pattern.span, "only `{i}` and `{e}`, each once");
+        let headline =
+            format!("`{}` is not a pattern", pattern.text.chars().take(40).collect::<String>());
+        let error = Diagnostic::error(
+            codes::BAD_NAME,
+            headline,
+            pattern.span,
+            "only `{i}` and `{e}`, each once",
+        );
         sink.push(error.help("`{i}` stands for a layer, `{e}` for an expert"));
     }
 }

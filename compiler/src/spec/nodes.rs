@@ -130,7 +130,12 @@ fn read_node(sink: &mut Sink, tree: &Tree) -> Option<NodeSpec> {
         },
         (_, Some(_)) => {
             let headline = "a node has no name";
-            let error = Diagnostic::error(codes::WRONG_KIND, headline, tree.head_span(), "no name in front");
+            let error = Diagnostic::error(
+                codes::WRONG_KIND,
+                headline,
+                tree.head_span(),
+                "no name in front",
+            );
             sink.push(error.help("write `(\"name\", Op(..))`"));
             None
         }
@@ -146,7 +151,12 @@ fn read_kind(sink: &mut Sink, tree: &Tree) -> Option<NodeKind> {
         (TreeKind::Call(_), Some("Stack")) => read_stack(sink, tree).map(NodeKind::Stack),
         (TreeKind::Call(_), Some("Repeat")) => read_repeat(sink, tree).map(NodeKind::Repeat),
         (TreeKind::Call(_), Some("When")) => {
-            let error = Diagnostic::error(codes::WRONG_KIND, "`When` takes no name", tree.head_span(), "not a node");
+            let error = Diagnostic::error(
+                codes::WRONG_KIND,
+                "`When` takes no name",
+                tree.head_span(),
+                "not a node",
+            );
             sink.push(error.help("write `When(..)` alone; its nodes carry the names"));
             None
         }
@@ -196,7 +206,9 @@ fn read_stack(sink: &mut Sink, tree: &Tree) -> Option<StackSpec> {
 fn read_layer(sink: &mut Sink, tree: &Tree) -> Option<LayerSpec> {
     let f = Fields::new(sink, tree, "a layer", &["count", "block", "with"])?;
     let count = f.need(sink, "a layer", "count").and_then(|t| read::constant(sink, t));
-    let block = f.need(sink, "a layer", "block").and_then(|t| read::quoted_name(sink, t, "an imported name in quotes"));
+    let block = f
+        .need(sink, "a layer", "block")
+        .and_then(|t| read::quoted_name(sink, t, "an imported name in quotes"));
     let with = f.get("with").map(|t| read::map(sink, t, "a map of arguments")).unwrap_or_default();
     let with = with.into_iter().map(|(n, t)| (n, t.clone())).collect();
     Some(LayerSpec { count: count?, block: block?, with })
@@ -215,7 +227,11 @@ fn read_repeat(sink: &mut Sink, tree: &Tree) -> Option<RepeatSpec> {
             read::constant(sink, count).map(|c| RepeatOver::Count(c, index))
         }
         _ => {
-            f.need(sink, "Repeat", if f.get("over").is_some() { "over alone, without count" } else { "over" });
+            f.need(
+                sink,
+                "Repeat",
+                if f.get("over").is_some() { "over alone, without count" } else { "over" },
+            );
             None
         }
     };

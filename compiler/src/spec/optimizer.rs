@@ -67,16 +67,21 @@ pub struct ForEachSpec {
     pub params: Vec<(Name, Vec<Name>)>,
 }
 
-const FIELDS: &[&str] = &["doc", "imports", "args", "defaults", "lets", "inputs", "nodes", "groups", "after"];
+const FIELDS: &[&str] =
+    &["doc", "imports", "args", "defaults", "lets", "inputs", "nodes", "groups", "after"];
 
 /// Reads `Optimizer(..)`.
 pub fn read_optimizer(sink: &mut Sink, tree: &Tree) -> Option<OptimizerSpec> {
     let f = Fields::new(sink, tree, "Optimizer", FIELDS)?;
-    let lets = f.get("lets").map(|t| read::map(sink, t, "a map of names to expressions")).unwrap_or_default();
+    let lets = f
+        .get("lets")
+        .map(|t| read::map(sink, t, "a map of names to expressions"))
+        .unwrap_or_default();
     let lets = lets.into_iter().filter_map(|(n, t)| Some((n, read::constant(sink, t)?))).collect();
     let groups = f.need(sink, "Optimizer", "groups");
     let groups = groups.and_then(|t| read::list(sink, t, "a list of groups")).unwrap_or_default();
-    let after = f.get("after").and_then(|t| read::list(sink, t, "a list of rules")).unwrap_or_default();
+    let after =
+        f.get("after").and_then(|t| read::list(sink, t, "a list of rules")).unwrap_or_default();
     let mut broken = Vec::new();
     Some(OptimizerSpec {
         span: tree.head_span(),
@@ -95,21 +100,34 @@ pub fn read_optimizer(sink: &mut Sink, tree: &Tree) -> Option<OptimizerSpec> {
 
 fn read_group(sink: &mut Sink, tree: &Tree) -> Option<GroupSpec> {
     let f = Fields::new(sink, tree, "Group", &["name", "match", "not", "ndim", "group", "update"])?;
-    let name = f.need(sink, "Group", "name").and_then(|t| read::quoted_name(sink, t, "a name in quotes"));
-    let update = f.need(sink, "Group", "update").and_then(|t| read_call(sink, t, "an update, as in `AdamW(lr: \"lr\")`"));
+    let name =
+        f.need(sink, "Group", "name").and_then(|t| read::quoted_name(sink, t, "a name in quotes"));
+    let update = f
+        .need(sink, "Group", "update")
+        .and_then(|t| read_call(sink, t, "an update, as in `AdamW(lr: \"lr\")`"));
     let mut names = |field: &str| f.get(field).map(|t| one_or_more(sink, t)).unwrap_or_default();
     let (matches, not, group) = (names("match"), names("not"), names("group"));
-    let ndim = f.get("ndim").and_then(|t| read::list(sink, t, "a list of numbers of dimensions")).unwrap_or_default();
+    let ndim = f
+        .get("ndim")
+        .and_then(|t| read::list(sink, t, "a list of numbers of dimensions"))
+        .unwrap_or_default();
     let ndim = ndim.iter().filter_map(|t| read::whole(sink, t, "a number of dimensions")).collect();
     Some(GroupSpec { name: name?, matches, not, ndim, group, update: update? })
 }
 
 fn read_for_each(sink: &mut Sink, tree: &Tree) -> Option<ForEachSpec> {
     let f = Fields::new(sink, tree, "ForEach", &["instance", "update", "params"])?;
-    let instance = f.need(sink, "ForEach", "instance").and_then(|t| read::quoted_name(sink, t, "an imported name in quotes"));
-    let update = f.need(sink, "ForEach", "update").and_then(|t| read_call(sink, t, "an update, as in `QkClip(tau: \"tau\")`"));
-    let params = f.need(sink, "ForEach", "params").map(|t| read::map(sink, t, "a map of inputs to parameters"));
-    let params = params.unwrap_or_default().into_iter().map(|(n, t)| (n, one_or_more(sink, t))).collect();
+    let instance = f
+        .need(sink, "ForEach", "instance")
+        .and_then(|t| read::quoted_name(sink, t, "an imported name in quotes"));
+    let update = f
+        .need(sink, "ForEach", "update")
+        .and_then(|t| read_call(sink, t, "an update, as in `QkClip(tau: \"tau\")`"));
+    let params = f
+        .need(sink, "ForEach", "params")
+        .map(|t| read::map(sink, t, "a map of inputs to parameters"));
+    let params =
+        params.unwrap_or_default().into_iter().map(|(n, t)| (n, one_or_more(sink, t))).collect();
     Some(ForEachSpec { instance: instance?, update: update?, params })
 }
 

@@ -63,7 +63,12 @@ pub fn did_you_mean<'a>(
 /// Reports a value of the wrong kind.
 pub fn wrong_kind(sink: &mut Sink, tree: &Tree, wanted: &str) {
     let headline = format!("expected {wanted}, found {}", tree.describe());
-    sink.push(Diagnostic::error(codes::WRONG_KIND, headline, tree.span, format!("this is {}", tree.describe())));
+    sink.push(Diagnostic::error(
+        codes::WRONG_KIND,
+        headline,
+        tree.span,
+        format!("this is {}", tree.describe()),
+    ));
 }
 
 /// The fields of a value with named fields, checked against those known.
@@ -92,7 +97,12 @@ impl<'a> Fields<'a> {
                 Some(_) => {}
                 None => {
                     let headline = format!("a value in `{what}` has no field name");
-                    let error = Diagnostic::error(codes::UNKNOWN_FIELD, headline, item.value.span, "which field is this?");
+                    let error = Diagnostic::error(
+                        codes::UNKNOWN_FIELD,
+                        headline,
+                        item.value.span,
+                        "which field is this?",
+                    );
                     sink.push(error.help(format!("fields: {}", known.join(", "))));
                 }
             }
@@ -102,7 +112,11 @@ impl<'a> Fields<'a> {
 
     /// A field's value.
     pub fn get(&self, name: &str) -> Option<&'a Tree> {
-        self.call.items.iter().find(|i| i.field.as_ref().is_some_and(|f| f.text == name)).map(|i| &i.value)
+        self.call
+            .items
+            .iter()
+            .find(|i| i.field.as_ref().is_some_and(|f| f.text == name))
+            .map(|i| &i.value)
     }
 
     /// A field that must be there.
@@ -110,7 +124,12 @@ impl<'a> Fields<'a> {
         let found = self.get(name);
         if found.is_none() && !self.misspelt.iter().any(|m| m == name) {
             let headline = format!("`{what}` has no `{name}`");
-            sink.push(Diagnostic::error(codes::MISSING_FIELD, headline, self.span, format!("`{name}` is missing here")));
+            sink.push(Diagnostic::error(
+                codes::MISSING_FIELD,
+                headline,
+                self.span,
+                format!("`{name}` is missing here"),
+            ));
         }
         found
     }
@@ -220,7 +239,8 @@ pub fn truth(sink: &mut Sink, tree: &Tree) -> Option<bool> {
 /// A constant expression: a number, a bare name, or a string.
 pub fn constant(sink: &mut Sink, tree: &Tree) -> Option<ConstForm> {
     let whole = TextSpan { span: tree.span, exact: false };
-    let literal = |v: f64| ConstForm { expr: Expr { kind: ExprKind::Number(v), range: 0..0 }, text: whole };
+    let literal =
+        |v: f64| ConstForm { expr: Expr { kind: ExprKind::Number(v), range: 0..0 }, text: whole };
     match &tree.kind {
         TreeKind::Number(v) => Some(literal(*v)),
         TreeKind::Bool(b) => Some(literal(f64::from(u8::from(*b)))),

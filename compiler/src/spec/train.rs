@@ -3,7 +3,9 @@
 //! # Invariants
 //! - Run settings do not reach the compiled program.
 
-use super::block::{Constant, InputSpec, read_constant, read_doc, read_dtype, read_imports, read_inputs};
+use super::block::{
+    Constant, InputSpec, read_constant, read_doc, read_dtype, read_imports, read_inputs,
+};
 use super::nodes::{ApplySpec, NodeSpec, optional, quoted_names, read_call, read_nodes};
 use super::read::{self, Fields, Sink, wrong_kind};
 use super::syntax::{Name, Tree, TreeKind};
@@ -80,17 +82,36 @@ pub struct Precision {
 }
 
 const FIELDS: &[&str] = &[
-    "doc", "imports", "model", "set", "inputs", "nodes", "loss", "optimizer", "accumulate",
-    "clip_grad_norm", "loss_scale", "skip_nonfinite", "precision", "recompute", "mesh", "metrics", "run",
+    "doc",
+    "imports",
+    "model",
+    "set",
+    "inputs",
+    "nodes",
+    "loss",
+    "optimizer",
+    "accumulate",
+    "clip_grad_norm",
+    "loss_scale",
+    "skip_nonfinite",
+    "precision",
+    "recompute",
+    "mesh",
+    "metrics",
+    "run",
 ];
 
 /// Reads `Train(..)`.
 pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
     let f = Fields::new(sink, tree, "Train", FIELDS)?;
-    let model = f.need(sink, "Train", "model").and_then(|t| read::quoted_name(sink, t, "a path in quotes"));
-    let loss = f.need(sink, "Train", "loss").and_then(|t| read::quoted_name(sink, t, "a node's name in quotes"));
+    let model =
+        f.need(sink, "Train", "model").and_then(|t| read::quoted_name(sink, t, "a path in quotes"));
+    let loss = f
+        .need(sink, "Train", "loss")
+        .and_then(|t| read::quoted_name(sink, t, "a node's name in quotes"));
     let optimizer = f.need(sink, "Train", "optimizer");
-    let optimizer = optimizer.and_then(|t| read_call(sink, t, "an optimizer, as in `MuonClip(lr: \"lr\")`"));
+    let optimizer =
+        optimizer.and_then(|t| read_call(sink, t, "an optimizer, as in `MuonClip(lr: \"lr\")`"));
     let accumulate = f.get("accumulate").and_then(|t| at_least_one(sink, t));
     let mesh = f.get("mesh").map(|t| read_mesh(sink, t)).unwrap_or_default();
     let mut broken = Vec::new();
@@ -106,7 +127,10 @@ pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
         optimizer: optimizer?,
         accumulate: accumulate.unwrap_or(1),
         accumulate_span: f.get("accumulate").map(|t| t.span),
-        clip_grad_norm: f.get("clip_grad_norm").and_then(|t| optional(sink, t)).and_then(|t| positive(sink, t)),
+        clip_grad_norm: f
+            .get("clip_grad_norm")
+            .and_then(|t| optional(sink, t))
+            .and_then(|t| positive(sink, t)),
         loss_scale: f.get("loss_scale").and_then(|t| positive(sink, t)).unwrap_or(1.0),
         skip_nonfinite: f.get("skip_nonfinite").and_then(|t| read::truth(sink, t)).unwrap_or(false),
         precision: read_precision(sink, f.get("precision")),
@@ -153,11 +177,19 @@ fn bad_setting(sink: &mut Sink, tree: &Tree, why: &str) {
 }
 
 fn read_precision(sink: &mut Sink, tree: Option<&Tree>) -> Precision {
-    let mut precision = Precision { storage: DType::f32, compute: DType::f32, accumulate: DType::f32 };
+    let mut precision =
+        Precision { storage: DType::f32, compute: DType::f32, accumulate: DType::f32 };
     let known: &[&str] = &["storage", "compute", "accumulate"];
-    let Some(f) = tree.and_then(|t| Fields::new(sink, t, "Precision", known)) else { return precision };
-    let mut dtype = |name: &str| f.get(name).and_then(|t| read_dtype(sink, t)).unwrap_or(DType::f32);
-    precision = Precision { storage: dtype("storage"), compute: dtype("compute"), accumulate: dtype("accumulate") };
+    let Some(f) = tree.and_then(|t| Fields::new(sink, t, "Precision", known)) else {
+        return precision;
+    };
+    let mut dtype =
+        |name: &str| f.get(name).and_then(|t| read_dtype(sink, t)).unwrap_or(DType::f32);
+    precision = Precision {
+        storage: dtype("storage"),
+        compute: dtype("compute"),
+        accumulate: dtype("accumulate"),
+    };
     precision
 }
 

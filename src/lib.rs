@@ -18,6 +18,8 @@ pub mod metrics;
 pub mod pipeline;
 pub mod training;
 pub mod weights;
+pub mod hf;
+pub mod parity;
 pub mod report;
 pub mod summary;
 pub mod dot;

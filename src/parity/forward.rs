@@ -173,9 +173,9 @@ fn gradients(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let mut ours = std::collections::BTreeMap::new();
-    for name in fetches.names() {
+    for (name, values) in fetches.iter() {
         if let Some(param) = name.strip_prefix("grad/") {
-            ours.extend(runner.by_checkpoint_name(param, &fetched(fetches, name)?));
+            ours.extend(runner.by_checkpoint_name(param, &floats(values)?));
         }
     }
     for (name, theirs) in expected {
@@ -202,7 +202,7 @@ pub fn check_long_positions(oracle: &Oracle, family: &Family, report: &mut Repor
             continue;
         };
         let mut runner = family.predictor(batch_shape(ids)?, offset, &weights)?;
-        let fetches = runner.run("forward", &[("tokens", ids.to_i32_tensor().map_err(pipeline::runtime)?)])?;
+        let fetches = runner.run("forward", &[("tokens", ids.clone())])?;
         let ours = fetched(&fetches, "logits")?;
         let name = format!("longpos.{name}");
         report.checks.push(Check::new(name, Measure::MaxAbs, &ours, &floats(theirs)?, LONG_POSITION));
@@ -225,7 +225,7 @@ pub fn check_decoding(oracle: &Oracle, family: &Family, report: &mut Report) -> 
     let weights = oracle.need("model.safetensors")?;
     let mut runner = family.predictor([batch as u64, length as u64], 0, &weights)?;
 
-    let prompt = prompt.to_i32_tensor().and_then(|t| t.to_i32()).map_err(pipeline::runtime)?;
+    let prompt = prompt.to_i32().map_err(pipeline::runtime)?;
     let mut ids = vec![0i32; batch * length];
     for (row, given) in ids.chunks_mut(length).zip(prompt.chunks(start)) {
         row[..start].copy_from_slice(given);
@@ -265,11 +265,11 @@ pub(super) fn feeds(
     lr: f32,
 ) -> Result<Vec<(&'static str, HostTensor)>, Failure> {
     let [_, seq] = batch_shape(ids)?;
-    let labels = labels.to_i32_tensor().and_then(|t| t.to_i32()).map_err(pipeline::runtime)?;
+    let labels = labels.to_i32().map_err(pipeline::runtime)?;
     let shifted = labels.chunks(seq as usize).flat_map(|row| row[1..].iter().copied().chain([-1]));
     let targets: Vec<i32> = shifted.collect();
     Ok(vec![
-        ("tokens", ids.to_i32_tensor().map_err(pipeline::runtime)?),
+        ("tokens", ids.clone()),
         ("targets", HostTensor::from_i32(ids.shape(), &targets).map_err(pipeline::runtime)?),
         ("step", HostTensor::scalar_f32(step)),
         ("lr", HostTensor::scalar_f32(lr)),

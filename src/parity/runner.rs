@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use perilune_compiler::spec::names::NamesSpec;
-use perilune_plan::TensorKind;
+use perilune_plan::{DType, TensorKind};
 use perilune_runtime::{Fetches, HostTensor, Session};
 
 use super::config::{self, Dims};
@@ -128,7 +128,8 @@ impl Runner {
     /// # Errors
     /// When the runtime refuses it.
     pub fn run(&mut self, entry: &str, feeds: &[(&str, HostTensor)]) -> Result<Fetches, Failure> {
-        self.session.run(entry, feeds).map_err(pipeline::runtime)
+        let feeds: Vec<_> = feeds.iter().map(|(name, value)| (*name, value)).collect();
+        self.session.run(entry, &feeds).map_err(pipeline::runtime)
     }
 
     /// The weights by checkpoint name, as f64.
@@ -156,5 +157,11 @@ impl Runner {
 /// # Errors
 /// When the type has no such reading.
 pub fn floats(tensor: &HostTensor) -> Result<Vec<f64>, Failure> {
-    tensor.to_f64().map_err(pipeline::runtime)
+    match tensor.dtype() {
+        DType::i32 => tensor.to_i32().map(|v| v.into_iter().map(f64::from).collect()),
+        DType::i1 | DType::f64 | DType::f32 | DType::bf16 | DType::f16 => {
+            tensor.to_f32().map(|v| v.into_iter().map(f64::from).collect())
+        }
+    }
+    .map_err(pipeline::runtime)
 }

@@ -84,7 +84,6 @@ pub fn train(prefix: &str, recipe: &Recipe) -> String {
     ),
     metrics: {{
         "logits": "logits",
-        "loss": "ce",
         "ce_per_token": "ce.per_token",
         "inv_freq": "{prefix}.rope.frequency",
         "cos": "{prefix}.rope.cos",

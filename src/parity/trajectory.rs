@@ -75,7 +75,7 @@ impl Variant<'_> {
     fn check(&self, recipe: &Recipe, batches: &HostTensor, report: &mut Report) -> Result<(), Failure> {
         let steps = batches.shape().first().map_or(0, |s| *s as usize);
         let per_step = batches.elems() / steps.max(1);
-        let ids = batches.to_i32_tensor().and_then(|t| t.to_i32()).map_err(pipeline::runtime)?;
+        let ids = batches.to_i32().map_err(pipeline::runtime)?;
         let one = HostTensor::from_i32(&batches.shape()[1..], &ids[..per_step]).map_err(pipeline::runtime)?;
         let weights = self.oracle.need("model.safetensors")?;
         let mut runner = self.family.trainer(batch_shape(&one)?, recipe, &weights)?;

@@ -1,0 +1,44 @@
+//! Parity with other people's code, on the oracle folders of `tests/golden`.
+//!
+//! `k2-tiny` is too large to commit: it is checked where `PERILUNE_GOLDEN` points to it.
+
+use std::path::{Path, PathBuf};
+
+use perilune::parity;
+
+fn committed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Checks a folder and names every quantity that is off.
+fn holds(dir: &Path) {
+    let report = parity::run(dir).unwrap_or_else(|e| panic!("{}: {e:?}", dir.display()));
+    for c in &report.checks { println!("{} {:.2e} {:.2e} {}", c.name, c.error, c.bound, c.ok); }
+    println!("{:?}", report.skipped);
+    let off: Vec<_> = report.checks.iter().filter(|c| !c.ok).collect();
+    assert!(report.ok, "{} of {} checks fail: {off:#?}", off.len(), report.checks.len());
+}
+
+#[test]
+fn k2_nano_matches_torch() {
+    holds(&committed("k2-nano"));
+}
+
+#[test]
+fn expert_groups_and_two_shared_experts_match_torch() {
+    holds(&committed("v3-nano"));
+}
+
+#[test]
+fn no_query_latent_and_plain_rope_match_torch() {
+    holds(&committed("moonlight-nano"));
+}
+
+#[test]
+fn k2_tiny_matches_torch() {
+    let Some(golden) = std::env::var_os("PERILUNE_GOLDEN").map(PathBuf::from) else {
+        println!("skipped: PERILUNE_GOLDEN is not set");
+        return;
+    };
+    holds(&golden.join("k2-tiny"));
+}

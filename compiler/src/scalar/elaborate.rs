@@ -373,10 +373,16 @@ impl Elaborator<'_> {
     }
 
     fn convert(&mut self, x: &Expr, to: DType) -> Result<Val> {
-        match self.expr(x)? {
-            Val::Number(n) => Ok(Val::Typed(self.body.number(n, to), to)),
-            Val::Typed(s, from) => Ok(Val::Typed(self.body.cast(s, from, to), to)),
-        }
+        let value = self.expr(x)?;
+        let constant = match value {
+            Val::Number(n) => Some(n),
+            Val::Typed(s, _) => self.body.constant(s).map(|(n, _)| n),
+        };
+        let s = match (constant, value) {
+            (Some(n), _) | (None, Val::Number(n)) => self.body.number(eval::round(n, to), to),
+            (None, Val::Typed(s, from)) => self.body.cast(s, from, to),
+        };
+        Ok(Val::Typed(s, to))
     }
 }
 

@@ -158,6 +158,15 @@ pub fn cast(x: f64, to: DType) -> f64 {
     }
 }
 
+/// A constant converted where a spec says so: `f32(x)` is the nearest f32. Narrower types round
+/// where they are stored.
+pub fn round(x: f64, to: DType) -> f64 {
+    match to {
+        DType::f32 => f64::from(x as f32),
+        DType::f64 | DType::bf16 | DType::f16 | DType::i32 | DType::i1 => cast(x, to),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

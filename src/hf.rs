@@ -59,7 +59,8 @@ pub fn map_tensors(
             used.insert(name.clone());
             let have = &theirs[name];
             if have != found.part_shape() {
-                problems.push(format!("`{name}` is {have:?}, `{path}` needs {:?}", found.part_shape()));
+                problems
+                    .push(format!("`{name}` is {have:?}, `{path}` needs {:?}", found.part_shape()));
             }
         }
         mapped.push(found);

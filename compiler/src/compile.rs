@@ -32,10 +32,11 @@ pub struct Compiled {
 /// # Errors
 /// A broken invariant: a bug of the compiler, not of the spec.
 pub fn compile(spec: &Elaborated, target: Target) -> Result<Compiled, InternalError> {
-    let graphs: Vec<&Graph> = [Some(&spec.init), spec.train_step.as_ref(), spec.eval.as_ref(), Some(&spec.forward)]
-        .into_iter()
-        .flatten()
-        .collect();
+    let graphs: Vec<&Graph> =
+        [Some(&spec.init), spec.train_step.as_ref(), spec.eval.as_ref(), Some(&spec.forward)]
+            .into_iter()
+            .flatten()
+            .collect();
     compile_graphs(&spec.name, &graphs, target)
 }
 
@@ -43,11 +44,16 @@ pub fn compile(spec: &Elaborated, target: Target) -> Result<Compiled, InternalEr
 ///
 /// # Errors
 /// A broken invariant: a bug of the compiler, not of the spec.
-pub fn compile_graphs(name: &str, graphs: &[&Graph], target: Target) -> Result<Compiled, InternalError> {
+pub fn compile_graphs(
+    name: &str,
+    graphs: &[&Graph],
+    target: Target,
+) -> Result<Compiled, InternalError> {
     let mut program = import(name, graphs);
     let decisions = optimize(&mut program);
     let mlir = Mlir::new();
-    let mut text = |kernel: &Kernel| lower_kernel(&mlir, kernel, target).map(|l| declare(kernel, l));
+    let mut text =
+        |kernel: &Kernel| lower_kernel(&mlir, kernel, target).map(|l| declare(kernel, l));
     let plan = plan::build(&program, target.name(), &mut text)?;
     Ok(Compiled { program, decisions, plan })
 }

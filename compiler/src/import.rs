@@ -52,7 +52,11 @@ fn entry(graph: &Graph, kernels: &mut Kernels) -> EntryFn {
     let mut args = Vec::with_capacity(graph.inputs.len());
     for (i, input) in graph.inputs.iter().enumerate() {
         slots.insert(input.value, Slot(i as u32));
-        args.push(EntryArg { name: input.name.clone(), ty: graph.ty(input.value).clone(), kind: input.kind });
+        args.push(EntryArg {
+            name: input.name.clone(),
+            ty: graph.ty(input.value).clone(),
+            kind: input.kind,
+        });
     }
     let mut next = args.len() as u32;
     let mut calls = Vec::with_capacity(graph.nodes.len());
@@ -69,7 +73,8 @@ fn entry(graph: &Graph, kernels: &mut Kernels) -> EntryFn {
         calls.push(Call { kernel, args, first_result, nodes, epilogue: None });
     }
     let results = graph.outputs.iter();
-    let results = results.map(|(v, t)| EntryResult { value: slots[v], target: t.clone() }).collect();
+    let results =
+        results.map(|(v, t)| EntryResult { value: slots[v], target: t.clone() }).collect();
     EntryFn { name: graph.name.clone(), args, calls, results, layout: None }
 }
 

@@ -9,7 +9,6 @@
 mod contract;
 mod dialect;
 
-
 use std::collections::HashMap;
 
 use indexmap::IndexSet;
@@ -17,7 +16,9 @@ use perilune_plan as plan;
 
 use crate::diagnostic::InternalError;
 use crate::passes::bufferise::is_alias;
-use crate::program::{ArgKind, Call, DialectOp, EntryFn, Kernel, OpKind, Place, Program, ResultTarget, Slot, V};
+use crate::program::{
+    ArgKind, Call, DialectOp, EntryFn, Kernel, OpKind, Place, Program, ResultTarget, Slot, V,
+};
 use crate::types::Type;
 
 /// Makes the plan; `text` gives a loop kernel's lowered form.
@@ -29,9 +30,16 @@ pub fn build(
     target: &str,
     text: &mut dyn FnMut(&Kernel) -> Result<plan::KernelDecl, InternalError>,
 ) -> Result<plan::Plan, InternalError> {
-    let mut cx = Planner { program, nodes: IndexSet::new(), kernels: Vec::new(), numbers: HashMap::new(), text };
+    let mut cx = Planner {
+        program,
+        nodes: IndexSet::new(),
+        kernels: Vec::new(),
+        numbers: HashMap::new(),
+        text,
+    };
     let tensors = persistent(program);
-    let entries = program.entries.iter().map(|e| cx.entry(e, &tensors)).collect::<Result<_, _>>()?;
+    let entries =
+        program.entries.iter().map(|e| cx.entry(e, &tensors)).collect::<Result<_, _>>()?;
     Ok(plan::Plan {
         format: plan::FORMAT_VERSION,
         name: program.name.clone(),
@@ -107,9 +115,14 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn entry(&mut self, entry: &EntryFn, tensors: &[plan::TensorDecl]) -> Result<plan::Entry, InternalError> {
+    fn entry(
+        &mut self,
+        entry: &EntryFn,
+        tensors: &[plan::TensorDecl],
+    ) -> Result<plan::Entry, InternalError> {
         let layout = entry.layout.as_ref();
-        let layout = layout.ok_or_else(|| broken(&format!("entry `{}` has no layout", entry.name)))?;
+        let layout =
+            layout.ok_or_else(|| broken(&format!("entry `{}` has no layout", entry.name)))?;
         let mut buffers = Buffers::new(entry, &self.program.kernels, &layout.places, tensors);
         let mut steps: Vec<plan::Step> = Vec::new();
         for call in &entry.calls {
@@ -166,7 +179,13 @@ impl Planner<'_> {
                 let used = |s: &Slot| buffers.read[s.0 as usize];
                 let wanted: Vec<bool> = results.iter().map(used).collect();
                 let results: Vec<u32> = results.iter().map(|s| buffers.of(*s)).collect();
-                let step = dialect::Step { kernel, op: &kernel.ops[at], args: &args, results: &results, wanted: &wanted };
+                let step = dialect::Step {
+                    kernel,
+                    op: &kernel.ops[at],
+                    args: &args,
+                    results: &results,
+                    wanted: &wanted,
+                };
                 Some(step.lower(op)?)
             }
         })
@@ -205,7 +224,12 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn new(entry: &EntryFn, kernels: &[Kernel], places: &[Place], tensors: &[plan::TensorDecl]) -> Self {
+    fn new(
+        entry: &EntryFn,
+        kernels: &[Kernel],
+        places: &[Place],
+        tensors: &[plan::TensorDecl],
+    ) -> Self {
         let numbers: HashMap<&str, u32> =
             tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i as u32)).collect();
         let mut feeds = 0;
@@ -217,7 +241,9 @@ impl Buffers {
                     feeds += 1;
                     plan::Place::Feed(feeds - 1)
                 }
-                ArgKind::Param | ArgKind::Buffer | ArgKind::State => plan::Place::Tensor(numbers[a.name.as_str()]),
+                ArgKind::Param | ArgKind::Buffer | ArgKind::State => {
+                    plan::Place::Tensor(numbers[a.name.as_str()])
+                }
             })
             .collect();
         let types = entry.slot_types(kernels);
@@ -261,10 +287,14 @@ impl Buffers {
                 ResultTarget::Update(name) => {
                     let Some(home) = homes.get(name.as_str()) else { continue };
                     let to = self.of(Slot(*home as u32));
-                    let (from_place, to_place) = (self.list[from as usize].place, self.list[to as usize].place);
+                    let (from_place, to_place) =
+                        (self.list[from as usize].place, self.list[to as usize].place);
                     if from_place != to_place {
                         let node = nodes.insert_full(name.clone()).0 as u32;
-                        copies.push(plan::Step { op: plan::StepOp::Copy { src: from, dst: to }, nodes: vec![node] });
+                        copies.push(plan::Step {
+                            op: plan::StepOp::Copy { src: from, dst: to },
+                            nodes: vec![node],
+                        });
                     }
                 }
             }
@@ -272,7 +302,6 @@ impl Buffers {
         steps.extend(copies);
         fetches
     }
-
 }
 
 fn broken(message: &str) -> InternalError {
@@ -280,5 +309,8 @@ fn broken(message: &str) -> InternalError {
 }
 
 fn not_a_view(kernel: &Kernel, value: V) -> InternalError {
-    broken(&format!("operand {value:?} of `{}` is neither a parameter nor a view of one", kernel.name))
+    broken(&format!(
+        "operand {value:?} of `{}` is neither a parameter nor a view of one",
+        kernel.name
+    ))
 }

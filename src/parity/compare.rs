@@ -32,7 +32,13 @@ pub enum Measure {
 
 impl Check {
     /// Compares two lists of values.
-    pub fn new(name: impl Into<String>, measure: Measure, ours: &[f64], theirs: &[f64], bound: f64) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        measure: Measure,
+        ours: &[f64],
+        theirs: &[f64],
+        bound: f64,
+    ) -> Self {
         let error = error(measure, ours, theirs);
         Check { name: name.into(), error, bound, ok: error <= bound }
     }

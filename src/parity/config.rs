@@ -18,16 +18,20 @@ pub type Dims = Vec<(String, String)>;
 pub fn dims(names: &NamesSpec, config: &Value) -> Result<Dims> {
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
     if !names.model_types.iter().any(|t| t == kind) {
-        bail!("config.json has model_type `{kind}`; this table reads {}", names.model_types.join(", "));
+        bail!(
+            "config.json has model_type `{kind}`; this table reads {}",
+            names.model_types.join(", ")
+        );
     }
     names
         .config
         .iter()
-        
         .map(|key| {
             let found = key.keys.iter().find_map(|p| lookup(config, p));
             let text = match (found, key.default) {
-                (Some(v), _) => literal(v).with_context(|| format!("`{}` in config.json", key.keys[0]))?,
+                (Some(v), _) => {
+                    literal(v).with_context(|| format!("`{}` in config.json", key.keys[0]))?
+                }
                 (None, Some(d)) => ron_float(d),
                 (None, None) => bail!("config.json lacks `{}`", key.keys.join("` or `")),
             };
@@ -53,7 +57,11 @@ fn literal(value: &Value) -> Result<String> {
 }
 
 fn ron_float(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value:.0}") } else { format!("{value:e}") }
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:e}")
+    }
 }
 
 #[cfg(test)]

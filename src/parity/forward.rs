@@ -7,11 +7,11 @@
 use perilune_runtime::{Fetches, HostTensor};
 use serde_json::Value;
 
+use super::Report;
 use super::compare::{Check, Measure};
 use super::oracle::{Expected, Oracle, tensor};
 use super::runner::{Family, Runner, floats};
 use super::spec::Recipe;
-use super::Report;
 use crate::exit::{Exit, Failure};
 use crate::pipeline;
 
@@ -84,15 +84,28 @@ fn forward(
         if name == "ce_per_token" {
             ours = drop_last_column(&ours, theirs);
         }
-        report.checks.push(Check::new(format!("forward.{name}"), measure, &ours, &floats(theirs)?, bound));
+        report.checks.push(Check::new(
+            format!("forward.{name}"),
+            measure,
+            &ours,
+            &floats(theirs)?,
+            bound,
+        ));
     }
     per_head_maxima(expected, family, fetches, report)?;
     for layer in 0..family.dim("n_layers").unwrap_or(0) {
         for (name, node) in [("hidden_out", "y"), ("attn_out", "attn.y"), ("mlp_out", "mlp.y")] {
             let Some(theirs) = expected.get(&format!("layer{layer}.{name}")) else { continue };
-            let ours = fetched(fetches, &format!("{name}/{}.layers.{layer}.{node}", family.prefix()))?;
+            let ours =
+                fetched(fetches, &format!("{name}/{}.layers.{layer}.{node}", family.prefix()))?;
             let name = format!("forward.layer{layer}.{name}");
-            report.checks.push(Check::new(name, Measure::RelativeL2, &ours, &floats(theirs)?, ACTIVATION));
+            report.checks.push(Check::new(
+                name,
+                Measure::RelativeL2,
+                &ours,
+                &floats(theirs)?,
+                ACTIVATION,
+            ));
         }
         if expected.contains_key(&format!("layer{layer}.router.indices")) {
             router(expected, family, layer, fetches, report)?;
@@ -190,7 +203,11 @@ fn gradients(
 ///
 /// # Errors
 /// When the model cannot be compiled or run.
-pub fn check_long_positions(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<(), Failure> {
+pub fn check_long_positions(
+    oracle: &Oracle,
+    family: &Family,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let Some(expected) = oracle.tensors("longpos.safetensors")? else { return Ok(()) };
     let weights = oracle.need("model.safetensors")?;
     let inputs = oracle.need("inputs.safetensors")?;
@@ -205,7 +222,13 @@ pub fn check_long_positions(oracle: &Oracle, family: &Family, report: &mut Repor
         let fetches = runner.run("forward", &[("tokens", ids.clone())])?;
         let ours = fetched(&fetches, "logits")?;
         let name = format!("longpos.{name}");
-        report.checks.push(Check::new(name, Measure::MaxAbs, &ours, &floats(theirs)?, LONG_POSITION));
+        report.checks.push(Check::new(
+            name,
+            Measure::MaxAbs,
+            &ours,
+            &floats(theirs)?,
+            LONG_POSITION,
+        ));
     }
     Ok(())
 }
@@ -215,7 +238,11 @@ pub fn check_long_positions(oracle: &Oracle, family: &Family, report: &mut Repor
 ///
 /// # Errors
 /// When the model cannot be compiled or run.
-pub fn check_decoding(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<(), Failure> {
+pub fn check_decoding(
+    oracle: &Oracle,
+    family: &Family,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let Some(expected) = oracle.tensors("decode.safetensors")? else { return Ok(()) };
     let (prompt, tokens) = (tensor(&expected, "prompt")?, tensor(&expected, "tokens")?);
     let ([batch, start], [_, steps]) = (batch_shape(prompt)?, batch_shape(tokens)?);
@@ -233,7 +260,8 @@ pub fn check_decoding(oracle: &Oracle, family: &Family, report: &mut Report) -> 
     let mut decoded = vec![0.0; batch * steps];
     let mut logits = vec![0.0; batch * steps * vocab];
     for step in 0..steps {
-        let feed = HostTensor::from_i32(&[batch as u64, length as u64], &ids).map_err(pipeline::runtime)?;
+        let feed = HostTensor::from_i32(&[batch as u64, length as u64], &ids)
+            .map_err(pipeline::runtime)?;
         let all = fetched(&runner.run("forward", &[("tokens", feed)])?, "logits")?;
         for b in 0..batch {
             let at = start + step - 1;
@@ -279,7 +307,8 @@ pub(super) fn feeds(
 /// `[batch, seq]` of a batch of token ids.
 pub(super) fn batch_shape(ids: &HostTensor) -> Result<[u64; 2], Failure> {
     let found = <[u64; 2]>::try_from(ids.shape()).ok().filter(|s| !s.contains(&0));
-    let wrong = || Failure::new(Exit::Spec, format!("token ids are {}, not [batch, seq]", ids.type_name()));
+    let wrong =
+        || Failure::new(Exit::Spec, format!("token ids are {}, not [batch, seq]", ids.type_name()));
     found.ok_or_else(wrong)
 }
 

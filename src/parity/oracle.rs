@@ -67,7 +67,12 @@ impl Oracle {
         let weights = Weights::open(&path).map_err(|e| unreadable(&path, &e))?;
         let names: Vec<String> = weights.names().map(str::to_owned).collect();
         let read = |n: &String| weights.read(n).map(|t| (n.clone(), t));
-        names.iter().map(read).collect::<Result<_, _>>().map(Some).map_err(|e| unreadable(&path, &e))
+        names
+            .iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Some)
+            .map_err(|e| unreadable(&path, &e))
     }
 
     /// A safetensors file that must be there.
@@ -75,7 +80,8 @@ impl Oracle {
     /// # Errors
     /// When it is missing or damaged.
     pub fn need(&self, file: &str) -> Result<Expected, Failure> {
-        let missing = || Failure::new(Exit::Spec, format!("`{}` is missing", self.path(file).display()));
+        let missing =
+            || Failure::new(Exit::Spec, format!("`{}` is missing", self.path(file).display()));
         self.tensors(file)?.ok_or_else(missing)
     }
 }

@@ -48,9 +48,10 @@ impl Family {
         let dims = dims_of("config.json")?;
         let legacy = dims_of("config.legacy.json")?;
         match (dims, legacy) {
-            (Some(new), Some(old)) if new != old => {
-                Err(Failure::new(Exit::Spec, "config.json and config.legacy.json describe different models"))
-            }
+            (Some(new), Some(old)) if new != old => Err(Failure::new(
+                Exit::Spec,
+                "config.json and config.legacy.json describe different models",
+            )),
             (Some(dims), _) | (None, Some(dims)) => Ok(Family { names, dims }),
             (None, None) => Err(Failure::new(Exit::Spec, "the folder has no config.json")),
         }
@@ -80,7 +81,12 @@ impl Family {
     ///
     /// # Errors
     /// When a spec is refused or the checkpoint does not fit.
-    pub fn trainer(&self, shape: [u64; 2], recipe: &Recipe, weights: &Expected) -> Result<Runner, Failure> {
+    pub fn trainer(
+        &self,
+        shape: [u64; 2],
+        recipe: &Recipe,
+        weights: &Expected,
+    ) -> Result<Runner, Failure> {
         let plan = pipeline::plan(&self.library(shape, 0, recipe), spec::TRAIN, &[])?;
         Runner::new(pipeline::session(plan)?, &self.names, weights)
     }
@@ -89,7 +95,12 @@ impl Family {
     ///
     /// # Errors
     /// When a spec is refused or the checkpoint does not fit.
-    pub fn predictor(&self, shape: [u64; 2], offset: u64, weights: &Expected) -> Result<Runner, Failure> {
+    pub fn predictor(
+        &self,
+        shape: [u64; 2],
+        offset: u64,
+        weights: &Expected,
+    ) -> Result<Runner, Failure> {
         let library = self.library(shape, offset, &Recipe::default());
         let plan = pipeline::plan(&library, spec::MODEL, &[])?;
         Runner::new(pipeline::session(plan)?, &self.names, weights)
@@ -117,7 +128,8 @@ impl Runner {
                 bytes.extend_from_slice(tensor(weights, name)?.bytes());
             }
             let dtype = tensor(weights, &m.theirs[0])?.dtype();
-            let whole = HostTensor::from_bytes(dtype, &m.shape, bytes).map_err(pipeline::runtime)?;
+            let whole =
+                HostTensor::from_bytes(dtype, &m.shape, bytes).map_err(pipeline::runtime)?;
             self.session.set_tensor(&m.ours, &whole).map_err(pipeline::runtime)?;
         }
         Ok(())

@@ -97,6 +97,7 @@ pub fn train(prefix: &str, recipe: &Recipe) -> String {
         "router.indices": "{prefix}.layers.*.mlp.router.top.indices",
         "router.weights": "{prefix}.layers.*.mlp.router.weights",
         "load": "{prefix}.layers.*.mlp.load",
+        "eligible": "{prefix}.layers.*.mlp.router.eligible",
         "gamma": "optimizer.*.gamma",
         "grad": Grad("{prefix}.*"),
     }},

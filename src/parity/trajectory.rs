@@ -1,5 +1,11 @@
 //! The MuonClip trajectory: losses, per-head maxima, clip factors, expert counts and weights.
 //!
+//! A token whose last chosen and first unchosen expert score alike within float32 noise may be routed
+//! either way, and from that step on two runs are two experiments: torch with fused attention leaves
+//! torch with plain attention the same way on k2-tiny (at step 30 of 50). So quantities are compared
+//! up to the first step whose expert counts differ, that step must hold such a tie, and it must not
+//! be among the first steps.
+//!
 //! # Invariants
 //! - Variants whose Newton–Schulz runs in float32 are compared; torch's bf16 one is not, and said so.
 
@@ -21,10 +27,13 @@ use crate::pipeline;
 const LOSS: [f64; 2] = [1e-5, 1e-4];
 /// Weights, relative L2, after up to 5 steps and later.
 const WEIGHTS: [f64; 2] = [1e-5, 2e-4];
-/// Per-head maxima over the first 5 steps and over all.
-const SMAX: [f64; 2] = [1e-4, 1e-3];
+/// Per-head maxima over the first 5 steps and over all: the forward's bound, grown by what orthogonal
+/// updates make of noise in a gradient's weak directions.
+const SMAX: [f64; 2] = [1e-3, 5e-3];
 /// Clip factors, likewise.
-const GAMMA: [f64; 2] = [1e-5, 1e-4];
+const GAMMA: [f64; 2] = [1e-4, 5e-4];
+/// Scores closer than this are a tie.
+const TIE: f64 = 2e-5;
 /// A threshold that no logit reaches.
 const NEVER: f64 = 1e30;
 /// Steps that the tight bounds cover.
@@ -41,7 +50,8 @@ pub fn check(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<()
     for (variant, clip) in [("f32ns", true), ("f32ns_noclip", false)] {
         if let Some(trace) = oracle.json(&format!("optim/{variant}/trace.json"))? {
             let recipe = recipe(&meta, clip)?;
-            Variant { oracle, family, name: variant, trace: &trace }.check(&recipe, batches, report)?;
+            Variant { oracle, family, name: variant, trace: &trace }
+                .check(&recipe, batches, report)?;
         }
     }
     for (variant, why) in [
@@ -69,19 +79,28 @@ struct Trace {
     smax: Vec<f64>,
     gamma: Vec<f64>,
     counts: Vec<f64>,
+    /// Per step, the smallest distance between a token's last chosen and first unchosen score.
+    margin: Vec<f64>,
 }
 
 impl Variant<'_> {
-    fn check(&self, recipe: &Recipe, batches: &HostTensor, report: &mut Report) -> Result<(), Failure> {
+    fn check(
+        &self,
+        recipe: &Recipe,
+        batches: &HostTensor,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
         let steps = batches.shape().first().map_or(0, |s| *s as usize);
         let per_step = batches.elems() / steps.max(1);
         let ids = batches.to_i32().map_err(pipeline::runtime)?;
-        let one = HostTensor::from_i32(&batches.shape()[1..], &ids[..per_step]).map_err(pipeline::runtime)?;
+        let one = HostTensor::from_i32(&batches.shape()[1..], &ids[..per_step])
+            .map_err(pipeline::runtime)?;
         let weights = self.oracle.need("model.safetensors")?;
         let mut runner = self.family.trainer(batch_shape(&one)?, recipe, &weights)?;
         let mut ours = Trace::default();
         for (step, ids) in (1..).zip(ids.chunks(per_step)) {
-            let ids = HostTensor::from_i32(&batches.shape()[1..], ids).map_err(pipeline::runtime)?;
+            let ids =
+                HostTensor::from_i32(&batches.shape()[1..], ids).map_err(pipeline::runtime)?;
             let feeds = feeds(&ids, &ids, step as f32, recipe.lr as f32)?;
             let fetches = runner.run("train_step", &feeds)?;
             self.record(&fetches, &mut ours)?;
@@ -95,13 +114,24 @@ impl Variant<'_> {
         ours.loss.extend(fetched(fetches, "loss")?);
         ours.smax.extend(smax(self.family, fetches)?);
         let prefix = self.family.prefix();
+        let top_k = self.family.dim("top_k").unwrap_or(1) as usize;
+        let experts = self.family.dim("n_experts").unwrap_or(1) as usize;
+        let mut margin = f64::INFINITY;
         for layer in 0..self.family.dim("n_layers").unwrap_or(0) {
-            ours.gamma.extend(fetched(fetches, &format!("gamma/optimizer.{prefix}.layers.{layer}.attn.gamma"))?);
+            ours.gamma.extend(fetched(
+                fetches,
+                &format!("gamma/optimizer.{prefix}.layers.{layer}.attn.gamma"),
+            )?);
             let load = format!("load/{prefix}.layers.{layer}.mlp.load");
             if fetches.get(&load).is_some() {
                 ours.counts.extend(fetched(fetches, &load)?);
+                let eligible = format!("eligible/{prefix}.layers.{layer}.mlp.router.eligible");
+                for scores in fetched(fetches, &eligible)?.chunks(experts) {
+                    margin = margin.min(self::margin(scores, top_k));
+                }
             }
         }
+        ours.margin.push(margin);
         Ok(())
     }
 
@@ -113,31 +143,57 @@ impl Variant<'_> {
     }
 
     fn compare(&self, ours: &Trace, report: &mut Report) {
-        let quantities = [
-            ("loss", &ours.loss, LOSS),
-            ("smax", &ours.smax, SMAX),
-            ("gamma", &ours.gamma, GAMMA),
-        ];
         let steps = ours.loss.len().max(1);
+        let together = self.together(ours, report);
+        let quantities =
+            [("loss", &ours.loss, LOSS), ("smax", &ours.smax, SMAX), ("gamma", &ours.gamma, GAMMA)];
         for (key, values, bounds) in quantities {
             let theirs = self.expected(key);
-            let early = (EARLY * values.len() / steps).min(values.len()).min(theirs.len());
-            for (label, ours, theirs, bound) in [
-                ("first 5 steps", &values[..early], &theirs[..early], bounds[0]),
-                ("all steps", &values[..], &theirs[..], bounds[1]),
-            ] {
-                let name = format!("optim.{}.{key}, {label}", self.name);
-                report.checks.push(Check::new(name, Measure::MaxAbs, ours, theirs, bound));
+            let per_step = values.len() / steps;
+            for (count, bound) in [(EARLY.min(steps), bounds[0]), (together, bounds[1])] {
+                let end = (count * per_step).min(values.len());
+                let name = format!("optim.{}.{key}, first {count} steps", self.name);
+                let theirs = theirs.get(..end).unwrap_or_default();
+                report.checks.push(Check::new(
+                    name,
+                    Measure::MaxAbs,
+                    &values[..end],
+                    theirs,
+                    bound,
+                ));
             }
-        }
-        let counts = self.expected("expert_counts");
-        if !counts.is_empty() {
-            let name = format!("optim.{}.expert_counts", self.name);
-            report.checks.push(Check::new(name, Measure::Differing, &ours.counts, &counts, 0.0));
         }
     }
 
-    fn check_weights(&self, step: usize, runner: &Runner, report: &mut Report) -> Result<(), Failure> {
+    /// Number of steps before a token is routed differently; checks that it is a tie and not early.
+    fn together(&self, ours: &Trace, report: &mut Report) -> usize {
+        let theirs = self.expected("expert_counts");
+        let steps = ours.loss.len();
+        let per_step = (theirs.len() / steps.max(1)).max(1);
+        let same = |(a, b): (&[f64], &[f64])| a == b;
+        let pairs = ours.counts.chunks(per_step).zip(theirs.chunks(per_step));
+        let together = match theirs.is_empty() {
+            true => steps,
+            false => pairs.take_while(|(a, b)| same((a, b))).count().min(steps),
+        };
+        let early = EARLY.min(steps) * per_step;
+        let (mine, reference) = (ours.counts.get(..early), theirs.get(..early));
+        let name = format!("optim.{}.expert_counts, first {} steps", self.name, EARLY.min(steps));
+        let (mine, reference) = (mine.unwrap_or_default(), reference.unwrap_or_default());
+        report.checks.push(Check::new(name, Measure::Differing, mine, reference, 0.0));
+        if let Some(margin) = ours.margin.get(together) {
+            let name = format!("optim.{}.routing parts at step {together}, by a tie", self.name);
+            report.checks.push(Check::new(name, Measure::MaxAbs, &[*margin], &[0.0], TIE));
+        }
+        together
+    }
+
+    fn check_weights(
+        &self,
+        step: usize,
+        runner: &Runner,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
         let file = format!("optim/{}/weights_step{step}.safetensors", self.name);
         let Some(expected) = self.oracle.tensors(&file)? else { return Ok(()) };
         let ours: BTreeMap<String, Vec<f64>> = runner.weights()?;
@@ -153,6 +209,16 @@ impl Variant<'_> {
         }
         report.checks.extend(worst);
         Ok(())
+    }
+}
+
+/// Distance between the last chosen and the first unchosen of a token's scores.
+fn margin(scores: &[f64], top_k: usize) -> f64 {
+    let mut sorted = scores.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    match (sorted.get(top_k.wrapping_sub(1)), sorted.get(top_k)) {
+        (Some(last), Some(next)) => last - next,
+        _ => f64::INFINITY,
     }
 }
 

@@ -56,7 +56,8 @@ struct Layouter<'a> {
 }
 
 fn layout(entry: &EntryFn, kernels: &[Kernel]) -> Layout {
-    let mut l = Layouter { entry, kernels, storages: Vec::new(), of: Vec::new(), merged: Vec::new() };
+    let mut l =
+        Layouter { entry, kernels, storages: Vec::new(), of: Vec::new(), merged: Vec::new() };
     l.collect();
     l.update_in_place();
     l.reuse_operands();
@@ -73,7 +74,13 @@ impl Layouter<'_> {
         for (i, arg) in self.entry.args.iter().enumerate() {
             let place = Some(Place::Arg(i as u32));
             self.of.push(self.storages.len());
-            self.storages.push(Storage { bytes: arg.ty.bytes(), first: 0, last: 0, place, writer: None });
+            self.storages.push(Storage {
+                bytes: arg.ty.bytes(),
+                first: 0,
+                last: 0,
+                place,
+                writer: None,
+            });
         }
         for (i, call) in self.entry.calls.iter().enumerate() {
             let kernel = &self.kernels[call.kernel as usize];
@@ -88,7 +95,13 @@ impl Layouter<'_> {
             for (n, ty) in kernel.result_types().iter().enumerate() {
                 self.of.push(self.storages.len());
                 let writer = Some((i, n));
-                self.storages.push(Storage { bytes: ty.bytes(), first: i, last: i, place: None, writer });
+                self.storages.push(Storage {
+                    bytes: ty.bytes(),
+                    first: i,
+                    last: i,
+                    place: None,
+                    writer,
+                });
             }
         }
         for result in &self.entry.results {
@@ -148,7 +161,9 @@ impl Layouter<'_> {
     /// Writes a temporary over an operand that dies at its call, where that is safe.
     fn reuse_operands(&mut self) {
         for i in 0..self.storages.len() {
-            let Storage { bytes, writer: Some((call, position)), place: None, .. } = self.storages[i] else {
+            let Storage { bytes, writer: Some((call, position)), place: None, .. } =
+                self.storages[i]
+            else {
                 continue;
             };
             let operands: Vec<usize> =
@@ -157,7 +172,8 @@ impl Layouter<'_> {
                 let old = &self.storages[**s];
                 old.place.is_none() && old.bytes == bytes && old.last == call
             };
-            let reusable = operands.iter().filter(fits).find(|s| self.may_replace(**s, call, position));
+            let reusable =
+                operands.iter().filter(fits).find(|s| self.may_replace(**s, call, position));
             if let Some(&old) = reusable {
                 self.storages[old].last = self.storages[i].last;
                 self.merged[i] = old;
@@ -174,7 +190,9 @@ impl Layouter<'_> {
     fn place_arena(&mut self) -> u64 {
         let mut order: Vec<usize> =
             (0..self.storages.len()).filter(|s| self.is_temporary(*s)).collect();
-        order.sort_by_key(|s| (self.storages[*s].first, std::cmp::Reverse(self.storages[*s].bytes), *s));
+        order.sort_by_key(|s| {
+            (self.storages[*s].first, std::cmp::Reverse(self.storages[*s].bytes), *s)
+        });
         let mut arena = Arena::default();
         let mut dying: BTreeSet<(usize, usize)> = BTreeSet::new();
         for s in order {

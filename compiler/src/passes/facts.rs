@@ -30,7 +30,8 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn of(kernel: &Kernel) -> Facts {
-        let mut facts = Facts { shape: Shape::Elementwise, extents: Vec::new(), ops: kernel.ops.len() };
+        let mut facts =
+            Facts { shape: Shape::Elementwise, extents: Vec::new(), ops: kernel.ops.len() };
         for op in &kernel.ops {
             let (shape, extents) = match &op.kind {
                 OpKind::Generic(g) => (reduction(g), g.extents.clone()),
@@ -117,5 +118,7 @@ pub(super) fn row_aligned(kernel: &Kernel, param: usize, rows: usize) -> bool {
 fn reads_own_row(g: &Generic, operand: usize, rows: usize) -> bool {
     let identity = |map: &[Option<u32>]| map.iter().zip(0..).all(|(m, d)| *m == Some(d));
     let map = g.maps.get(operand).and_then(|m| m.get(..rows));
-    map.is_some_and(identity) && g.out.len() >= rows && g.out[..rows].iter().zip(0..).all(|(o, d)| *o == d)
+    map.is_some_and(identity)
+        && g.out.len() >= rows
+        && g.out[..rows].iter().zip(0..).all(|(o, d)| *o == d)
 }

@@ -92,7 +92,9 @@ impl Reason {
             Reason::TooLarge => "the kernel would be too large",
             Reason::Cycle => "something between them depends on one and feeds the other",
             Reason::Far => "they are too far apart",
-            Reason::Recomputed => "the value would be computed again for each element that reads it",
+            Reason::Recomputed => {
+                "the value would be computed again for each element that reads it"
+            }
         }
     }
 }
@@ -255,7 +257,8 @@ impl<'a> Fuser<'a> {
         if c.shape == Shape::Columns {
             // The reduction walks its operands once; anything else the producer feeds would walk
             // them in another order.
-            let inlined = p.shape == Shape::Elementwise && only_reader && self.members[a].len() == 1;
+            let inlined =
+                p.shape == Shape::Elementwise && only_reader && self.members[a].len() == 1;
             if !inlined || self.members[b].len() > 1 && !only_reader {
                 return Reason::NotFusable;
             }

@@ -151,7 +151,8 @@ impl Interner {
 
     /// The kernel of a number, nameless.
     pub(super) fn get(&self, number: u32) -> &Kernel {
-        let (kernel, _) = self.known.get_index(number as usize).expect("a number this interner gave");
+        let (kernel, _) =
+            self.known.get_index(number as usize).expect("a number this interner gave");
         kernel
     }
 

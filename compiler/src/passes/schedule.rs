@@ -88,7 +88,9 @@ fn units(entry: &EntryFn, kernels: &[Kernel], bytes: &[u64]) -> Vec<Unit> {
         units[me].calls.end = i + 1;
         for arg in &call.args {
             let slot = arg.0 as usize;
-            if let Some(from) = maker[slot].filter(|from| *from != me && !units[me].needs.contains(from)) {
+            if let Some(from) =
+                maker[slot].filter(|from| *from != me && !units[me].needs.contains(from))
+            {
                 units[me].needs.push(from);
                 units[from].users.push(me);
             }

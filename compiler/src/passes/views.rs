@@ -53,7 +53,11 @@ fn absorb(entry: &mut EntryFn, kernels: &mut Interner) {
             let Some(view) = views.get(&slot) else { continue };
             let merged = merge(&[
                 Member { call: view, kernel: kernels.get(view.kernel), kept: &[] },
-                Member { call: &call, kernel: kernels.get(call.kernel), kept: &all(&call, kernels) },
+                Member {
+                    call: &call,
+                    kernel: kernels.get(call.kernel),
+                    kept: &all(&call, kernels),
+                },
             ]);
             if accepts(&merged.kernel) {
                 let kernel = kernels.intern(merged.kernel);

@@ -8,13 +8,18 @@
 use perilune_plan as plan;
 use plan::Loop;
 
-use crate::program::view::{Strided, contiguous, trace};
 use super::{broken, not_a_view};
 use crate::diagnostic::InternalError;
+use crate::program::view::{Strided, contiguous, trace};
 use crate::program::{ContractDims, Kernel, OpKind};
 
 /// The step for the contraction at `op` of a kernel whose result it is.
-pub(super) fn contract(kernel: &Kernel, op: usize, args: &[u32], c: u32) -> Result<plan::Contract, InternalError> {
+pub(super) fn contract(
+    kernel: &Kernel,
+    op: usize,
+    args: &[u32],
+    c: u32,
+) -> Result<plan::Contract, InternalError> {
     let OpKind::Contract(dims) = &kernel.ops[op].kind else {
         return Err(broken("not a contraction"));
     };
@@ -68,7 +73,8 @@ impl Groups {
         for id in ids {
             let at = |dims: &[u32]| dims.iter().position(|d| *d == id);
             let (in_a, in_b, in_c) = (at(&dims.lhs), at(&dims.rhs), at(&dims.out));
-            let extents = in_a.map(|d| a.shape[d]).or(in_b.map(|d| b.shape[d])).or(in_c.map(|d| c_shape[d]));
+            let extents =
+                in_a.map(|d| a.shape[d]).or(in_b.map(|d| b.shape[d])).or(in_c.map(|d| c_shape[d]));
             let item = Loop {
                 extent: extents.unwrap_or(1),
                 a: in_a.map_or(0, |d| a.strides[d]),

@@ -6,9 +6,9 @@
 use perilune_plan as plan;
 use plan::{AttentionShape, HeadsView, View};
 
-use crate::program::view::{Strided, contiguous, trace};
 use super::{broken, not_a_view};
 use crate::diagnostic::InternalError;
+use crate::program::view::{Strided, contiguous, trace};
 use crate::program::{DialectOp, Kernel, KernelOp};
 
 /// A dialect op of a kernel with the buffers of its call.
@@ -27,8 +27,12 @@ impl Step<'_> {
     /// The step.
     pub(super) fn lower(&self, op: &DialectOp) -> Result<plan::StepOp, InternalError> {
         match op {
-            DialectOp::Attention { scale, causal } => self.attention(f64::from_bits(*scale), *causal),
-            DialectOp::AttentionGrad { scale, causal } => self.attention_grad(f64::from_bits(*scale), *causal),
+            DialectOp::Attention { scale, causal } => {
+                self.attention(f64::from_bits(*scale), *causal)
+            }
+            DialectOp::AttentionGrad { scale, causal } => {
+                self.attention_grad(f64::from_bits(*scale), *causal)
+            }
             DialectOp::RaggedRows { transposed } => self.ragged_rows(*transposed),
             DialectOp::RaggedOuter => self.ragged_outer(),
             DialectOp::TopK { .. }
@@ -62,7 +66,12 @@ impl Step<'_> {
     /// A result of this shape, contiguous.
     fn result_heads(&self, n: usize, shape: &[u64]) -> HeadsView {
         let s = contiguous(shape);
-        HeadsView { view: View { buffer: self.results[n], offset: 0 }, batch: s[0], seq: s[1], head: s[2] }
+        HeadsView {
+            view: View { buffer: self.results[n], offset: 0 },
+            batch: s[0],
+            seq: s[1],
+            head: s[2],
+        }
     }
 
     fn shape(&self, scale: f64, causal: bool) -> Result<AttentionShape, InternalError> {
@@ -82,9 +91,8 @@ impl Step<'_> {
 
     fn attention(&self, scale: f64, causal: bool) -> Result<plan::StepOp, InternalError> {
         let s = self.shape(scale, causal)?;
-        let optional = |n: usize| {
-            self.wanted[n].then(|| View { buffer: self.results[n], offset: 0 })
-        };
+        let optional =
+            |n: usize| self.wanted[n].then(|| View { buffer: self.results[n], offset: 0 });
         Ok(plan::StepOp::Attention(plan::Attention {
             shape: s,
             q: self.heads(0)?.0,

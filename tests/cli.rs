@@ -66,6 +66,89 @@ fn what_cannot_be_explained_is_a_usage_error_with_a_suggestion() {
 }
 
 #[test]
+fn an_op_is_explained_with_an_example() {
+    let output = perilune(&["explain", "Einsum"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("Block("));
+}
+
+#[test]
+fn check_gives_the_figures_of_the_full_kimi_k2_step() {
+    let output = perilune(&["check", "--json", "models/kimi-k2/train.ron"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let figures = json(&output);
+    for (name, want) in [
+        ("params_total", 1_026.4e9),
+        ("params_active", 32.86e9),
+        ("train_flops_per_token", 205.5e9),
+    ] {
+        let have = figures[name].as_f64().expect(name);
+        assert!((have / want - 1.0).abs() < 1e-3, "{name}: {have:e} instead of {want:e}");
+    }
+}
+
+#[test]
+fn a_missing_spec_is_a_coded_diagnostic_with_exit_1() {
+    let output = perilune(&["check", "models/nowhere.ron"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).is_empty());
+    let output = perilune(&["check", "--json", "models/nowhere.ron"]);
+    let code = json(&output)["diagnostics"][0]["code"].clone();
+    assert!(code.as_str().is_some_and(|c| c.starts_with("E01")), "{code}");
+}
+
+#[test]
+fn data_that_is_no_text_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    for (name, bytes) in [("empty", &b""[..]), ("binary", &[0xff; 4096][..])] {
+        let data = folder.path().join(name);
+        std::fs::write(&data, bytes).expect("write");
+        let (data, out) = (data.display().to_string(), folder.path().join("out"));
+        let out = out.display().to_string();
+        let spec = "models/llama-gqa/train.ron";
+        let output = perilune(&["train", spec, "--data", &data, "--out", &out]);
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", stderr(&output));
+        assert!(stderr(&output).contains(name) && !std::path::Path::new(&out).exists());
+    }
+}
+
+#[test]
+fn a_short_training_run_leaves_metrics_plan_weights_and_report() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let out = folder.path().join("run").display().to_string();
+    let args = [
+        "train",
+        "models/llama-gqa/train.ron",
+        "--data",
+        "examples/data/moby-dick.txt",
+        "--steps",
+        "2",
+        "--eval-every",
+        "0",
+        "--json",
+        "--out",
+        &out,
+    ];
+    let output = perilune(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let end = json(&output);
+    assert!(end["tokens_per_s"].as_f64().is_some_and(|rate| rate > 0.0));
+    assert!(end["unigram"].as_f64() > end["bigram"].as_f64());
+    for file in ["metrics.jsonl", "plan.perilune", "weights.safetensors", "report.html"] {
+        let size = std::fs::metadata(folder.path().join("run").join(file)).map(|m| m.len());
+        assert!(size.is_ok_and(|bytes| bytes > 100), "{file}");
+    }
+}
+
+#[test]
+fn the_drawing_of_a_model_has_a_box_for_each_layer() {
+    let output = perilune(&["graph", "models/k2-nano/model.ron", "--depth", "2"]);
+    let text = stdout(&output);
+    assert!(text.starts_with("digraph"), "{}", stderr(&output));
+    assert!(text.contains("\"model.layers.0\"") && text.contains("\"model.layers.1\""), "{text}");
+}
+
+#[test]
 fn doctor_names_every_part_and_ends_well_here() {
     let output = perilune(&["doctor", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));

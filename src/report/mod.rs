@@ -220,7 +220,7 @@ fn scalars(data: &Data<'_>) -> BTreeMap<String, Vec<(f64, f64)>> {
     by_name
 }
 
-/// Vectors whose name's last part satisfies `wanted`: per name, (step, values).
+/// Vectors whose name satisfies `wanted`: per name, (step, values).
 fn vectors<'a>(
     data: &Data<'a>,
     wanted: impl Fn(&str) -> bool,
@@ -228,7 +228,7 @@ fn vectors<'a>(
     let mut by_name: BTreeMap<&str, Vec<(u64, &[f64])>> = BTreeMap::new();
     for step in &data.steps {
         for (name, values) in &step.vectors {
-            if wanted(name.rsplit(['.', '/']).next().unwrap_or(name)) {
+            if wanted(name) {
                 by_name.entry(name).or_default().push((step.step, values));
             }
         }
@@ -237,8 +237,8 @@ fn vectors<'a>(
 }
 
 fn attention(data: &Data<'_>) -> String {
-    let logits = vectors(data, |last| last.contains("max_logit") || last == "smax");
-    let factors = vectors(data, |last| last == "gamma" || last.contains("clip"));
+    let logits = vectors(data, |name| name.contains("max_logit") || name.ends_with("smax"));
+    let factors = vectors(data, |name| name.ends_with("gamma") || name.contains("clip"));
     let mut out = String::new();
     for (name, rows) in logits {
         out.push_str(&Heat::new(name, "head", rows, |v| v).svg());
@@ -258,7 +258,7 @@ fn attention(data: &Data<'_>) -> String {
 }
 
 fn experts(data: &Data<'_>) -> String {
-    let is_load = |last: &str| last.contains("load") || last.contains("counts");
+    let is_load = |name: &str| name.ends_with("load") || name.ends_with("counts");
     let mut out = String::new();
     for (name, rows) in vectors(data, is_load) {
         let relative: Vec<(u64, Vec<f64>)> = rows

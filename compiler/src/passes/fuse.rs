@@ -15,6 +15,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use petgraph::algo::tarjan_scc;
+use petgraph::graphmap::DiGraphMap;
+
 use super::facts::{Facts, Shape, row_aligned};
 use super::merge::{Interner, Member, merge};
 use super::{drop_unused_kernels, renumber};
@@ -124,8 +127,8 @@ pub fn run(program: &mut Program) -> Vec<Decision> {
         let mut fuser = Fuser::new(entry, &kernels);
         fuser.along_edges();
         fuser.between_siblings();
+        let groups = fuser.acyclic_groups();
         decisions.append(&mut fuser.decisions);
-        let groups = fuser.groups();
         let (calls, renamed) = merged_calls(entry, &groups, &mut kernels);
         entry.calls = calls;
         rename(entry, &renamed);
@@ -381,7 +384,55 @@ impl<'a> Fuser<'a> {
         self.facts[a] = self.facts[a].join(&self.facts[b]);
     }
 
-    /// Groups in an order in which each comes after what it reads.
+    /// The groups in order. `joined_outside` looks at a window; where two groups further apart came
+    /// to wait for each other, they are taken apart again.
+    fn acyclic_groups(&mut self) -> Vec<Vec<usize>> {
+        loop {
+            let order = self.groups();
+            let placed: BTreeSet<usize> = order.iter().flatten().copied().collect();
+            let waiting: Vec<usize> = (0..self.parent.len())
+                .filter(|c| self.parent[*c] == *c && !placed.contains(c))
+                .collect();
+            if waiting.is_empty() {
+                return order;
+            }
+            for widest in self.widest_of_cycles(&waiting) {
+                let members = self.members[widest].clone();
+                self.take_apart(&members);
+            }
+        }
+    }
+
+    /// Of each circle of groups that wait for each other, the one that spans most calls.
+    fn widest_of_cycles(&self, groups: &[usize]) -> Vec<usize> {
+        let mut waits = DiGraphMap::<usize, ()>::new();
+        for &group in groups {
+            self.after(group).for_each(|user| drop(waits.add_edge(group, user, ())));
+        }
+        let span = |g: &usize| {
+            let members = &self.members[*g];
+            (members.last().unwrap_or(g) - members.first().unwrap_or(g), *g)
+        };
+        let circles = tarjan_scc(&waits).into_iter().filter(|circle| circle.len() > 1);
+        circles.filter_map(|circle| circle.into_iter().max_by_key(span)).collect()
+    }
+
+    /// Makes calls groups of their own again and says so in the decisions that had joined them.
+    fn take_apart(&mut self, calls: &[usize]) {
+        let mut nodes = BTreeSet::new();
+        for &call in calls {
+            self.parent[call] = call;
+            self.members[call] = vec![call];
+            nodes.extend(self.entry.calls[call].nodes.first().cloned());
+        }
+        for d in self.decisions.iter_mut().filter(|d| d.reason == Reason::Fused) {
+            if nodes.contains(&d.from) && nodes.contains(&d.to) {
+                d.reason = Reason::Cycle;
+            }
+        }
+    }
+
+    /// Groups in an order in which each comes after what it reads; those in a cycle are left out.
     fn groups(&self) -> Vec<Vec<usize>> {
         let heads: Vec<usize> = (0..self.parent.len()).filter(|c| self.parent[*c] == *c).collect();
         let mut missing: HashMap<usize, usize> = HashMap::new();
@@ -405,7 +456,6 @@ impl<'a> Fuser<'a> {
                 }
             }
         }
-        debug_assert_eq!(order.len(), heads.len(), "fusion made a cycle");
         order
     }
 }

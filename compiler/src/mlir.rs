@@ -5,7 +5,7 @@
 //! - Diagnostics never go to standard error: they end up in an [`InternalError`].
 //! - Single-threaded: no pass order depends on a thread pool.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use melior::Context;
@@ -23,7 +23,11 @@ use crate::diagnostic::InternalError;
 pub struct Mlir {
     context: Context,
     messages: Rc<RefCell<Vec<String>>>,
+    dialect_loaded: Cell<bool>,
 }
+
+/// The `perilune` dialect, as IRDL.
+pub const DIALECT: &str = include_str!("program/perilune.irdl.mlir");
 
 impl Default for Mlir {
     fn default() -> Self {
@@ -45,12 +49,30 @@ impl Mlir {
             sink.borrow_mut().push(d.to_string());
             true
         });
-        Mlir { context, messages }
+        Mlir { context, messages, dialect_loaded: Cell::new(false) }
     }
 
     /// The melior context.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// Makes the [`perilune` dialect](DIALECT) known, once.
+    ///
+    /// # Errors
+    /// When MLIR refuses it.
+    pub fn load_dialect(&self) -> Result<(), InternalError> {
+        if self.dialect_loaded.get() {
+            return Ok(());
+        }
+        let module = self.parse("dialect", DIALECT)?;
+        // SAFETY: the module is alive during the call, which copies what it needs into the context.
+        let loaded = unsafe { mlir_sys::mlirLoadIRDLDialects(module.to_raw()) };
+        if loaded.value == 0 {
+            return Err(self.error("dialect", "dialect refused", DIALECT));
+        }
+        self.dialect_loaded.set(true);
+        Ok(())
     }
 
     /// Parses and verifies a module.

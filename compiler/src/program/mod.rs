@@ -14,6 +14,12 @@
 //! - Kernel bodies are SSA, ops in dependency order, every shape static.
 //! - After import every call's kernel holds one graph op; after `fuse`, one fusion group.
 
+mod literal;
+mod scalar_names;
+pub mod normal;
+pub mod print;
+pub mod read;
+pub mod verify;
 pub mod evaluate;
 
 pub(crate) mod view;

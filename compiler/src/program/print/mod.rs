@@ -1,0 +1,143 @@
+//! A program as the text of one MLIR module.
+//!
+//! Kernels are private functions over tensors; entries are public functions of calls. A call's
+//! location is the path of its RON node; decisions are `perilune.*` attributes.
+//!
+//! # Invariants
+//! - Equal programs print equal text, and the text depends on nothing else.
+//! - Verifies with stock `mlir-opt --irdl-file=perilune.irdl.mlir`.
+
+mod body;
+mod kernel;
+
+use std::fmt::Write as _;
+
+use super::literal::{string, symbol};
+use super::{ArgKind, Call, EntryFn, Kernel, Place, Program, ResultTarget, Slot};
+use crate::types::Type;
+
+/// The text of a program.
+pub fn print(program: &Program) -> String {
+    let mut out = format!("module attributes {{perilune.name = {}}} {{\n", string(&program.name));
+    for kernel in &program.kernels {
+        kernel::print(&mut out, kernel);
+    }
+    for entry in &program.entries {
+        print_entry(&mut out, entry, &program.kernels);
+    }
+    out.push_str("}\n");
+    out
+}
+
+/// `tensor<4x8xf32>`.
+pub(super) fn tensor(ty: &Type) -> String {
+    let mut out = "tensor<".to_owned();
+    for extent in &ty.shape {
+        // Writing to a string cannot fail, here and below.
+        let _ = write!(out, "{extent}x");
+    }
+    let _ = write!(out, "{}>", ty.dtype);
+    out
+}
+
+/// Items separated by commas.
+pub(super) fn list<T>(items: impl IntoIterator<Item = T>, show: impl Fn(T) -> String) -> String {
+    items.into_iter().map(show).collect::<Vec<_>>().join(", ")
+}
+
+/// Result types of a function.
+fn arrow(results: &[String]) -> String {
+    if results.is_empty() { String::new() } else { format!(" -> ({})", results.join(", ")) }
+}
+
+/// Name of an argument's kind in the text.
+pub(super) fn kind_name(kind: ArgKind) -> &'static str {
+    match kind {
+        ArgKind::Param => "param",
+        ArgKind::Buffer => "buffer",
+        ArgKind::State => "state",
+        ArgKind::Feed => "feed",
+    }
+}
+
+fn place_name(place: Place) -> String {
+    match place {
+        Place::Arena(offset) => format!("\"arena {offset}\""),
+        Place::Arg(n) => format!("\"arg {n}\""),
+    }
+}
+
+fn print_entry(out: &mut String, entry: &EntryFn, kernels: &[Kernel]) {
+    let types = entry.slot_types(kernels);
+    let args = list(entry.args.iter().enumerate(), |(i, arg)| {
+        let (ty, name, kind) = (tensor(&arg.ty), string(&arg.name), kind_name(arg.kind));
+        format!("%s{i}: {ty} {{perilune.kind = \"{kind}\", perilune.name = {name}}}")
+    });
+    let ty = |slot: Slot| tensor(&types[slot.0 as usize]);
+    let results: Vec<String> = entry
+        .results
+        .iter()
+        .map(|r| {
+            let (attribute, name) = match &r.target {
+                ResultTarget::Update(name) => ("update", name),
+                ResultTarget::Fetch(name) => ("fetch", name),
+            };
+            format!("{} {{perilune.{attribute} = {}}}", ty(r.value), string(name))
+        })
+        .collect();
+    let arena = entry.layout.as_ref().map_or(String::new(), |l| {
+        format!(" attributes {{perilune.arena_bytes = {} : i64}}", l.arena_bytes)
+    });
+    let name = symbol(&entry.name);
+    let _ = writeln!(out, "  func.func {name}({args}){}{arena} {{", arrow(&results));
+    for call in &entry.calls {
+        print_call(out, call, entry, (&types, kernels));
+    }
+    let values = list(&entry.results, |r| format!("%s{}", r.value.0));
+    let types = list(&entry.results, |r| ty(r.value));
+    let _ = match entry.results.is_empty() {
+        true => writeln!(out, "    return\n  }}"),
+        false => writeln!(out, "    return {values} : {types}\n  }}"),
+    };
+}
+
+fn print_call(
+    out: &mut String,
+    call: &Call,
+    entry: &EntryFn,
+    (types, kernels): (&[Type], &[Kernel]),
+) {
+    let ty = |slot: Slot| tensor(&types[slot.0 as usize]);
+    let results: Vec<Slot> = call.results(kernels).collect();
+    let mut attributes = Vec::new();
+    if let Some(rows) = call.epilogue {
+        attributes.push(format!("perilune.epilogue = {rows} : i64"));
+    }
+    if let Some(layout) = &entry.layout {
+        let places = list(&results, |s| place_name(layout.places[s.0 as usize]));
+        attributes.push(format!("perilune.places = [{places}]"));
+    }
+    let attributes = match attributes.is_empty() {
+        true => String::new(),
+        false => format!(" {{{}}}", attributes.join(", ")),
+    };
+    let names = list(&results, |s| format!("%s{}", s.0));
+    let equals = if results.is_empty() { "" } else { " = " };
+    let callee = symbol(&kernels[call.kernel as usize].name);
+    let args = list(&call.args, |s| format!("%s{}", s.0));
+    let (inputs, outputs) = (list(&call.args, |s| ty(*s)), list(&results, |s| ty(*s)));
+    let location = location(&call.nodes);
+    let _ = writeln!(
+        out,
+        "    {names}{equals}func.call {callee}({args}){attributes} : ({inputs}) -> ({outputs}){location}",
+    );
+}
+
+/// Node paths as a location.
+fn location(nodes: &[String]) -> String {
+    match nodes {
+        [] => String::new(),
+        [node] => format!(" loc({})", string(node)),
+        nodes => format!(" loc(fused[{}])", list(nodes, |n| string(n))),
+    }
+}

@@ -1,0 +1,207 @@
+//! What holds for every program.
+//!
+//! # Invariants
+//! - Checked after reading a text and, in tests, after every pass: SSA order, operand and result
+//!   types of every op, calls that fit their kernels, slots numbered in call order.
+
+use std::collections::HashSet;
+
+use super::{ContractDims, EntryFn, Generic, Kernel, KernelOp, OpKind, Place, Program, Slot, V};
+use crate::diagnostic::InternalError;
+use crate::types::{DType, Type};
+
+type Check = Result<(), String>;
+
+/// Checks a program.
+///
+/// # Errors
+/// With the first thing found, and where.
+pub fn verify(program: &Program) -> Result<(), InternalError> {
+    let broken = |place: String| move |e: String| InternalError::new("verify", format!("{place}: {e}"));
+    let mut names = HashSet::new();
+    for kernel in &program.kernels {
+        let place = || format!("kernel `{}`", kernel.name);
+        if !names.insert(kernel.name.as_str()) {
+            return Err(broken(place())("its name is taken".into()));
+        }
+        verify_kernel(kernel).map_err(broken(place()))?;
+    }
+    for entry in &program.entries {
+        let place = || format!("entry `{}`", entry.name);
+        if !names.insert(entry.name.as_str()) {
+            return Err(broken(place())("its name is taken".into()));
+        }
+        verify_entry(entry, &program.kernels).map_err(broken(place()))?;
+    }
+    Ok(())
+}
+
+fn ensure(holds: bool, message: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(message()) }
+}
+
+fn verify_kernel(kernel: &Kernel) -> Check {
+    let mut types: Vec<&Type> = kernel.params.iter().collect();
+    for (i, op) in kernel.ops.iter().enumerate() {
+        let operands = op.operands.iter().map(|v| types.get(v.0 as usize).copied());
+        let operands: Option<Vec<&Type>> = operands.collect();
+        let operands = operands.ok_or_else(|| format!("op {i} reads a later value"))?;
+        verify_op(op, &operands).map_err(|e| format!("op {i}: {e}"))?;
+        types.extend(&op.results);
+    }
+    let known = |v: &V| (v.0 as usize) < types.len();
+    ensure(kernel.results.iter().all(known), || "a result that does not exist".into())
+}
+
+fn verify_op(op: &KernelOp, operands: &[&Type]) -> Check {
+    let one = || -> Result<&Type, String> {
+        match &op.results[..] {
+            [ty] => Ok(ty),
+            _ => Err("must make one value".into()),
+        }
+    };
+    let takes = |n: usize| ensure(operands.len() == n, || format!("takes {n} operands"));
+    match &op.kind {
+        OpKind::Generic(generic) => verify_generic(generic, operands, one()?),
+        OpKind::Slice(starts) => takes(1).and_then(|()| verify_slice(starts, operands[0], one()?)),
+        OpKind::Concat(dim) => verify_concat(*dim as usize, operands, one()?),
+        OpKind::Pad { low, high, .. } => {
+            takes(1).and_then(|()| verify_pad((low, high), operands[0], one()?))
+        }
+        OpKind::Reshape => {
+            takes(1)?;
+            let (from, to) = (operands[0], one()?);
+            ensure(from.elems() == to.elems() && from.dtype == to.dtype, || {
+                format!("reshapes {from} to {to}")
+            })
+        }
+        OpKind::Contract(dims) => takes(2).and_then(|()| verify_contract(dims, operands, one()?)),
+        OpKind::Constant(bits) => {
+            let ty = one()?;
+            ensure(bits.len() as u64 == ty.elems(), || format!("{} elements of {ty}", bits.len()))
+        }
+        OpKind::Dialect(_) => Ok(()),
+    }
+}
+
+fn verify_generic(g: &Generic, operands: &[&Type], result: &Type) -> Check {
+    ensure(operands.len() >= g.maps.len(), || "fewer operands than maps".into())?;
+    let extent = |d: u32| g.extents.get(d as usize).copied();
+    for (map, ty) in g.maps.iter().zip(operands) {
+        let shape: Option<Vec<u64>> =
+            map.iter().map(|d| d.map_or(Some(1), extent)).collect();
+        ensure(shape.as_ref() == Some(&ty.shape), || format!("a map does not fit {ty}"))?;
+    }
+    let out: Option<Vec<u64>> = g.out.iter().map(|d| extent(*d)).collect();
+    ensure(out.as_ref() == Some(&result.shape), || format!("makes {result} of {:?}", g.extents))?;
+    let each_once = g.out.iter().collect::<HashSet<_>>().len() == g.out.len();
+    ensure(each_once, || "a result dimension twice".into())?;
+    let reduces = g.out.len() < g.extents.len();
+    ensure(reduces == g.combine.is_some(), || "a combiner without a reduction, or none".into())?;
+    verify_body(g, operands, result.dtype)
+}
+
+fn verify_body(g: &Generic, operands: &[&Type], result: DType) -> Check {
+    use crate::scalar::ScalarOp;
+    let (args, loads) = operands.split_at(g.maps.len());
+    for (i, op) in g.body.ops.iter().enumerate() {
+        let mut later = false;
+        op.operands(&mut |s| later |= s.0 as usize >= i);
+        ensure(!later, || "a scalar reads a later one".into())?;
+        match op {
+            ScalarOp::Index(d) => {
+                ensure((*d as usize) < g.extents.len(), || format!("no dimension {d}"))?;
+            }
+            ScalarOp::Arg(n) => ensure((*n as usize) < args.len(), || format!("no argument {n}"))?,
+            ScalarOp::Load(n, at) => {
+                let fits = loads.get(*n as usize).is_some_and(|t| t.ndim() == at.len());
+                ensure(fits, || format!("load {n} does not fit"))?;
+            }
+            _ => {}
+        }
+    }
+    let [yielded] = g.body.results[..] else { return Err("a body yields one value".into()) };
+    let types = |list: &[&Type]| list.iter().map(|t| t.dtype).collect::<Vec<_>>();
+    let (args, loads) = (types(args), types(loads));
+    g.body.verify(&args, &loads)?;
+    let yielded = g.body.dtypes(&args, &loads).get(yielded.0 as usize).copied();
+    ensure(yielded == Some(result), || format!("a body yields {yielded:?}, not {result}"))
+}
+
+fn verify_slice(starts: &[u64], from: &Type, to: &Type) -> Check {
+    let inside = |d: usize| {
+        starts[d].checked_add(to.shape[d]).is_some_and(|end| end <= from.shape[d])
+    };
+    let fits = starts.len() == from.ndim()
+        && to.ndim() == from.ndim()
+        && (0..starts.len()).all(inside)
+        && from.dtype == to.dtype;
+    ensure(fits, || format!("slices {to} from {from}"))
+}
+
+fn verify_concat(dim: usize, operands: &[&Type], to: &Type) -> Check {
+    let mut total = 0u64;
+    for ty in operands {
+        let mut shape = ty.shape.clone();
+        let extent = shape.get_mut(dim).ok_or_else(|| format!("no dimension {dim}"))?;
+        total = total.checked_add(*extent).ok_or("too long")?;
+        *extent = to.shape.get(dim).copied().unwrap_or(0);
+        ensure(shape == to.shape && ty.dtype == to.dtype, || format!("joins {ty} into {to}"))?;
+    }
+    ensure(to.shape.get(dim) == Some(&total), || format!("joins to {total}, not {to}"))
+}
+
+fn verify_pad((low, high): (&[u64], &[u64]), from: &Type, to: &Type) -> Check {
+    let padded = |d: usize| {
+        low[d].checked_add(from.shape[d]).and_then(|n| n.checked_add(high[d])) == Some(to.shape[d])
+    };
+    let ndim = from.ndim();
+    let fits = [low.len(), high.len(), to.ndim()] == [ndim; 3]
+        && (0..ndim).all(padded)
+        && from.dtype == to.dtype;
+    ensure(fits, || format!("pads {from} to {to}"))
+}
+
+fn verify_contract(dims: &ContractDims, operands: &[&Type], to: &Type) -> Check {
+    let mut extents = std::collections::BTreeMap::new();
+    for (ids, ty) in [(&dims.lhs, operands[0]), (&dims.rhs, operands[1]), (&dims.out, to)] {
+        ensure(ids.len() == ty.ndim(), || format!("{} dimensions on {ty}", ids.len()))?;
+        for (id, extent) in ids.iter().zip(&ty.shape) {
+            let known = *extents.entry(*id).or_insert(*extent);
+            ensure(known == *extent, || format!("extents differ: {known} vs {extent}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn verify_entry(entry: &EntryFn, kernels: &[Kernel]) -> Check {
+    let mut types: Vec<Type> = entry.args.iter().map(|a| a.ty.clone()).collect();
+    for (i, call) in entry.calls.iter().enumerate() {
+        let kernel = kernels.get(call.kernel as usize);
+        let kernel = kernel.ok_or_else(|| format!("call {i} of no kernel"))?;
+        let given: Option<Vec<&Type>> =
+            call.args.iter().map(|s| types.get(s.0 as usize)).collect();
+        let fits = given.is_some_and(|g| g.into_iter().eq(&kernel.params));
+        ensure(fits, || format!("call {i} does not fit `{}`", kernel.name))?;
+        let first = Slot(types.len() as u32);
+        ensure(call.first_result == first, || format!("call {i} is not numbered in order"))?;
+        ensure(call.epilogue.is_none() || i > 0, || "an epilogue of nothing".into())?;
+        types.extend(kernel.result_types());
+    }
+    let known = |s: Slot| (s.0 as usize) < types.len();
+    ensure(entry.results.iter().all(|r| known(r.value)), || "a result that does not exist".into())?;
+    let Some(layout) = &entry.layout else { return Ok(()) };
+    ensure(layout.places.len() == types.len(), || "a slot without a place".into())?;
+    for (ty, place) in types.iter().zip(&layout.places) {
+        let fits = match place {
+            Place::Arena(offset) => {
+                offset.checked_add(ty.bytes()).is_some_and(|end| end <= layout.arena_bytes)
+            }
+            Place::Arg(n) => {
+                entry.args.get(*n as usize).is_some_and(|a| a.ty.bytes() == ty.bytes())
+            }
+        };
+        ensure(fits || ty.elems() == 0, || format!("a place that does not hold {ty}"))?;
+    }
+    Ok(())
+}

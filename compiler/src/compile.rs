@@ -12,9 +12,9 @@ use crate::import::import;
 use crate::lower::{Lowered, Target, lower_kernel};
 use crate::mlir::Mlir;
 use crate::passes::fuse::Decision;
-use crate::passes::{bufferise, canonicalize_cse, fuse, outline, schedule, views};
 use crate::plan;
 use crate::program::{Kernel, Program};
+use crate::stages;
 
 /// What the pipeline made on the way to a plan.
 #[derive(Clone, Debug)]
@@ -60,14 +60,7 @@ pub fn compile_graphs(
 
 /// The passes between import and lowering.
 pub fn optimize(program: &mut Program) -> Vec<Decision> {
-    canonicalize_cse::run(program);
-    views::run(program);
-    let decisions = fuse::run(program);
-    canonicalize_cse::run(program);
-    schedule::run(program);
-    outline::run(program);
-    bufferise::run(program);
-    decisions
+    stages::advance(program, 0, stages::STAGES.len() - 1)
 }
 
 fn declare(kernel: &Kernel, lowered: Lowered) -> KernelDecl {

@@ -30,6 +30,7 @@ pub mod ops;
 pub mod program;
 pub mod scalar;
 pub mod source;
+pub mod stages;
 pub mod syntax;
 pub mod spec;
 pub mod tensor;

@@ -34,11 +34,29 @@ impl Rng {
     }
 
     fn dtype(&mut self) -> DType {
-        self.pick(&[DType::f32, DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i1])
+        self.pick(&[
+            DType::f32,
+            DType::f32,
+            DType::bf16,
+            DType::f16,
+            DType::f64,
+            DType::i32,
+            DType::i1,
+        ])
     }
 
     fn float(&mut self) -> f64 {
-        self.pick(&[0.0, -0.0, 1.0, 1e-6, 0.1, -3.75e20, f64::INFINITY, f64::NEG_INFINITY, f64::NAN])
+        self.pick(&[
+            0.0,
+            -0.0,
+            1.0,
+            1e-6,
+            0.1,
+            -3.75e20,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+        ])
     }
 }
 
@@ -75,7 +93,8 @@ impl Make<'_> {
 
     fn slice(&mut self) {
         let (v, ty) = self.any();
-        let starts: Vec<u64> = ty.shape.iter().map(|n| self.rng.below(*n as usize + 1) as u64).collect();
+        let starts: Vec<u64> =
+            ty.shape.iter().map(|n| self.rng.below(*n as usize + 1) as u64).collect();
         let sizes = ty.shape.iter().zip(&starts).map(|(n, s)| n - s).collect::<Vec<_>>();
         self.push(OpKind::Slice(starts), vec![v], vec![Type::new(ty.dtype, sizes)]);
     }
@@ -93,7 +112,8 @@ impl Make<'_> {
 
     fn pad(&mut self) {
         let (v, ty) = self.any();
-        let mut amount = || -> Vec<u64> { ty.shape.iter().map(|_| self.rng.below(3) as u64).collect() };
+        let mut amount =
+            || -> Vec<u64> { ty.shape.iter().map(|_| self.rng.below(3) as u64).collect() };
         let (low, high) = (amount(), amount());
         let shape: Vec<u64> = (0..ty.ndim()).map(|d| low[d] + ty.shape[d] + high[d]).collect();
         let value = if ty.dtype.is_float() { self.rng.float() } else { 1.0 };
@@ -167,7 +187,9 @@ impl Make<'_> {
             }
         };
         let n = match dialect {
-            DialectOp::Attention { .. } | DialectOp::RaggedRows { .. } | DialectOp::RaggedOuter => 3,
+            DialectOp::Attention { .. } | DialectOp::RaggedRows { .. } | DialectOp::RaggedOuter => {
+                3
+            }
             DialectOp::AttentionGrad { .. } => 6,
             DialectOp::ScatterAdd { .. } => 2,
             _ => 1,
@@ -236,12 +258,29 @@ fn random_body(rng: &mut Rng, args: &[DType], dims: usize, load: &Type) -> Body 
             (0..types.len()).filter(|i| types[*i] == ty).map(|i| S(i as u32)).collect();
         let y = rng.pick(&same);
         let floats = [
-            Unary::Neg, Unary::Abs, Unary::Sign, Unary::Exp, Unary::Log, Unary::Sqrt, Unary::Rsqrt,
-            Unary::Tanh, Unary::Sigmoid, Unary::Sin, Unary::Cos, Unary::Floor,
+            Unary::Neg,
+            Unary::Abs,
+            Unary::Sign,
+            Unary::Exp,
+            Unary::Log,
+            Unary::Sqrt,
+            Unary::Rsqrt,
+            Unary::Tanh,
+            Unary::Sigmoid,
+            Unary::Sin,
+            Unary::Cos,
+            Unary::Floor,
         ];
-        let arithmetic = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Max, Binary::Min, Binary::Div];
+        let arithmetic =
+            [Binary::Add, Binary::Sub, Binary::Mul, Binary::Max, Binary::Min, Binary::Div];
         let integers = [
-            Binary::And, Binary::Or, Binary::Xor, Binary::Shl, Binary::Shr, Binary::MulHiU, Binary::Rem,
+            Binary::And,
+            Binary::Or,
+            Binary::Xor,
+            Binary::Shl,
+            Binary::Shr,
+            Binary::MulHiU,
+            Binary::Rem,
         ];
         let truths = [Binary::And, Binary::Or, Binary::Xor, Binary::Max, Binary::Min];
         let orders = [Cmp::Eq, Cmp::Ne, Cmp::Lt, Cmp::Le, Cmp::Gt, Cmp::Ge];
@@ -375,10 +414,7 @@ fn text_that_is_no_program_is_refused_with_a_reason() {
         (nested.as_str(), "nest"),
         ("module { func.func @f() { %c = arith.constant 1 : i32 return } }", "in an entry"),
         ("module { func.func @f(%a: tensor<4xf32>) { return } }", "perilune.kind"),
-        (
-            "module { func.func private @k(%a: tensor<?xf32>) { return } }",
-            "static extents",
-        ),
+        ("module { func.func private @k(%a: tensor<?xf32>) { return } }", "static extents"),
         (
             "module { func.func private @k(%a: tensor<4xf32>) -> tensor<4xf32> {
                %b = tosa.abs %a : (tensor<4xf32>) -> tensor<4xf32> return %b : tensor<4xf32> } }",

@@ -3,9 +3,13 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use perilune_compiler::compile;
+use perilune_compiler::import::import;
 use perilune_compiler::lower::{Target, lower_kernel};
 use perilune_compiler::mlir::Mlir;
+use perilune_compiler::program::print::print;
+use perilune_compiler::stages::{self, STAGES};
 use perilune_plan::{Plan, container};
 use serde_json::json;
 
@@ -21,11 +25,18 @@ pub(crate) struct Args {
     #[command(flatten)]
     spec: SpecArgs,
     /// What to write
-    #[arg(long, default_value = "plan", value_parser = ["spec", "graph", "mlir:loops", "clif", "ptx", "plan"])]
+    #[arg(long, default_value = "plan", value_parser = PossibleValuesParser::new(emits()))]
     emit: String,
     /// File to write to (stdout; a plan needs a file)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+/// Everything `--emit` takes.
+fn emits() -> Vec<String> {
+    let stages = STAGES.iter().map(|s| format!("mlir:{}", s.name));
+    let first = ["spec", "graph"].map(str::to_owned).into_iter();
+    first.chain(stages).chain(["mlir:loops", "clif", "ptx", "plan"].map(str::to_owned)).collect()
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
@@ -37,6 +48,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         "spec" => spec(&checked),
         "graph" => checked.elaborated.graphs().iter().map(ToString::to_string).collect(),
         "mlir:loops" => loops(&checked)?,
+        emit if emit.starts_with("mlir:") => program(&checked, &emit["mlir:".len()..]),
         "ptx" => kernels(&compiled(&checked, Target::Sm90a)?),
         _ => kernels(&compiled(&checked, Target::Cpu)?),
     };
@@ -57,6 +69,14 @@ fn spec(checked: &Checked) -> String {
         let _ = write!(out, "// {}\n{}\n", file.path, file.text.trim_end());
     }
     out
+}
+
+/// The program at a stage, as MLIR.
+fn program(checked: &Checked, stage: &str) -> String {
+    let graphs = checked.elaborated.graphs();
+    let mut program = import(&checked.elaborated.name, &graphs);
+    stages::advance(&mut program, 0, stages::position(stage).unwrap_or(0));
+    print(&program)
 }
 
 fn compiled(checked: &Checked, target: Target) -> Result<Plan, Failure> {

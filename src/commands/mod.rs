@@ -17,8 +17,10 @@ mod spec_args;
 mod check;
 mod train;
 mod build;
+mod opt;
 mod explain;
 mod graph;
+mod parity;
 mod doctor;
 
 /// A compiler for training steps: model, optimizer and schedule in RON, to the CPU at hand and PTX.
@@ -46,6 +48,10 @@ enum Command {
     Train(train::Args),
     /// Write any stage of the road from a spec to a plan
     Build(build::Args),
+    /// Take the text of one stage to another
+    Opt(opt::Args),
+    /// Compare forward, gradients and optimizer with an oracle folder
+    Parity(parity::Args),
     /// Draw the model as Graphviz text
     Graph(graph::Args),
     /// Say more about an error code
@@ -76,6 +82,8 @@ fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::run(console, args),
         Command::Train(args) => train::run(console, args),
         Command::Build(args) => build::run(console, args),
+        Command::Opt(args) => opt::run(console, args),
+        Command::Parity(args) => parity::run(console, args),
         Command::Graph(args) => graph::run(console, args),
         Command::Explain(args) => explain::run(console, args),
         Command::Doctor(args) => doctor::run(console, args),

@@ -19,6 +19,7 @@ use perilune_plan::KernelParam;
 
 use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
+use crate::passes::bufferise::is_alias;
 use crate::program::{Kernel, OpKind};
 use crate::scalar::ScalarOp;
 use tiling::Tiling;
@@ -68,6 +69,32 @@ pub struct Lowered {
 
 /// Upstream passes that clean the loops.
 const CLEAN: &str = "builtin.module(func.func(canonicalize,cse,loop-invariant-code-motion,cse))";
+
+/// Whether a kernel becomes code here: not a renaming of its operand, and not a plan step.
+pub fn is_loop_kernel(kernel: &Kernel) -> bool {
+    use crate::program::DialectOp as D;
+    let step = |kind: &OpKind| match kind {
+        OpKind::Contract(_) => true,
+        OpKind::Dialect(op) => match op {
+            D::Attention { .. }
+            | D::AttentionGrad { .. }
+            | D::RaggedRows { .. }
+            | D::RaggedOuter => true,
+            D::TopK { .. }
+            | D::ArgSort { .. }
+            | D::Histogram { .. }
+            | D::CumSum { .. }
+            | D::ScatterAdd { .. } => false,
+        },
+        OpKind::Generic(_)
+        | OpKind::Slice(_)
+        | OpKind::Concat(_)
+        | OpKind::Pad { .. }
+        | OpKind::Reshape
+        | OpKind::Constant(_) => false,
+    };
+    !is_alias(kernel) && !kernel.ops.iter().any(|op| step(&op.kind))
+}
 
 /// Lowers a loop or serial kernel.
 ///

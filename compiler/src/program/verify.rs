@@ -17,7 +17,8 @@ type Check = Result<(), String>;
 /// # Errors
 /// With the first thing found, and where.
 pub fn verify(program: &Program) -> Result<(), InternalError> {
-    let broken = |place: String| move |e: String| InternalError::new("verify", format!("{place}: {e}"));
+    let broken =
+        |place: String| move |e: String| InternalError::new("verify", format!("{place}: {e}"));
     let mut names = HashSet::new();
     for kernel in &program.kernels {
         let place = || format!("kernel `{}`", kernel.name);
@@ -88,8 +89,7 @@ fn verify_generic(g: &Generic, operands: &[&Type], result: &Type) -> Check {
     ensure(operands.len() >= g.maps.len(), || "fewer operands than maps".into())?;
     let extent = |d: u32| g.extents.get(d as usize).copied();
     for (map, ty) in g.maps.iter().zip(operands) {
-        let shape: Option<Vec<u64>> =
-            map.iter().map(|d| d.map_or(Some(1), extent)).collect();
+        let shape: Option<Vec<u64>> = map.iter().map(|d| d.map_or(Some(1), extent)).collect();
         ensure(shape.as_ref() == Some(&ty.shape), || format!("a map does not fit {ty}"))?;
     }
     let out: Option<Vec<u64>> = g.out.iter().map(|d| extent(*d)).collect();
@@ -129,9 +129,8 @@ fn verify_body(g: &Generic, operands: &[&Type], result: DType) -> Check {
 }
 
 fn verify_slice(starts: &[u64], from: &Type, to: &Type) -> Check {
-    let inside = |d: usize| {
-        starts[d].checked_add(to.shape[d]).is_some_and(|end| end <= from.shape[d])
-    };
+    let inside =
+        |d: usize| starts[d].checked_add(to.shape[d]).is_some_and(|end| end <= from.shape[d]);
     let fits = starts.len() == from.ndim()
         && to.ndim() == from.ndim()
         && (0..starts.len()).all(inside)
@@ -179,8 +178,7 @@ fn verify_entry(entry: &EntryFn, kernels: &[Kernel]) -> Check {
     for (i, call) in entry.calls.iter().enumerate() {
         let kernel = kernels.get(call.kernel as usize);
         let kernel = kernel.ok_or_else(|| format!("call {i} of no kernel"))?;
-        let given: Option<Vec<&Type>> =
-            call.args.iter().map(|s| types.get(s.0 as usize)).collect();
+        let given: Option<Vec<&Type>> = call.args.iter().map(|s| types.get(s.0 as usize)).collect();
         let fits = given.is_some_and(|g| g.into_iter().eq(&kernel.params));
         ensure(fits, || format!("call {i} does not fit `{}`", kernel.name))?;
         let first = Slot(types.len() as u32);

@@ -70,7 +70,8 @@ pub fn read(bytes: &[u8]) -> Result<Plan, PlanError> {
     if version != FORMAT_VERSION {
         return Err(PlanError::Version { found: version });
     }
-    let hash = line(&mut rest).and_then(|l| l.strip_prefix("blake3 ")).ok_or(PlanError::Truncated)?;
+    let hash =
+        line(&mut rest).and_then(|l| l.strip_prefix("blake3 ")).ok_or(PlanError::Truncated)?;
     if blake3::hash(rest).to_hex().as_str() != hash {
         return Err(PlanError::Hash);
     }

@@ -7,9 +7,7 @@
 use std::fmt::Write as _;
 
 use super::super::literal::{float, number, symbol};
-use super::super::{
-    Combine, ContractDims, DialectOp, Generic, Kernel, KernelOp, OpKind, V,
-};
+use super::super::{Combine, ContractDims, DialectOp, Generic, Kernel, KernelOp, OpKind, V};
 use super::{arrow, body, list, tensor};
 use crate::types::{DType, Type};
 
@@ -104,7 +102,8 @@ impl Printer<'_> {
         let ins = match inputs.is_empty() {
             true => String::new(),
             false => {
-                let (names, types) = (list(&inputs, |i| i.0.clone()), list(&inputs, |i| tensor(&i.1)));
+                let (names, types) =
+                    (list(&inputs, |i| i.0.clone()), list(&inputs, |i| tensor(&i.1)));
                 format!(" ins({names} : {types})")
             }
         };

@@ -12,8 +12,8 @@ use super::super::scalar_names;
 use super::super::{Combine, V};
 use super::kernel::scalar;
 use super::{
-    Op, ReadError, Result, attribute, block, dtype, integer, key, name, operand_key,
-    refuse, result_key, unsigned,
+    Op, ReadError, Result, attribute, block, dtype, integer, key, name, operand_key, refuse,
+    result_key, unsigned,
 };
 use crate::scalar::{Binary, Body, S, ScalarOp};
 use crate::types::DType;
@@ -34,9 +34,8 @@ pub(super) fn read(
     tensors: &HashMap<usize, V>,
 ) -> Result<Region> {
     let block = block(op)?;
-    let argument = |n: usize| {
-        block.argument(n).map(key).map_err(|e| ReadError { message: e.to_string() })
-    };
+    let argument =
+        |n: usize| block.argument(n).map(key).map_err(|e| ReadError { message: e.to_string() });
     let mut reader = Reader {
         body: Body::default(),
         loads: Vec::new(),
@@ -53,7 +52,8 @@ pub(super) fn read(
         }
         let accumulates = inner.operand_count() > 0 && operand_key(inner, 0)? == accumulator;
         if accumulates {
-            combined = Some((combiner(&name(inner)?)?, operand_key(inner, 1)?, result_key(inner, 0)?));
+            combined =
+                Some((combiner(&name(inner)?)?, operand_key(inner, 1)?, result_key(inner, 0)?));
         } else {
             reader.op(inner)?;
         }
@@ -89,7 +89,9 @@ impl Reader<'_> {
     ) -> Result<Region> {
         let yielded = operand_key(end, 0)?;
         let (combine, value) = match combined {
-            Some((combine, value, result)) if reduces && result == yielded => (Some(combine), value),
+            Some((combine, value, result)) if reduces && result == yielded => {
+                (Some(combine), value)
+            }
             None if !reduces => (None, yielded),
             _ => return refuse("a region that is neither a map nor a reduction"),
         };
@@ -151,7 +153,8 @@ impl Reader<'_> {
         let operands = self.operands(op, 0)?;
         if name == "arith.cmpf" || name == "arith.cmpi" {
             let predicate = integer(attribute(op, "predicate")?)?;
-            if let (Some(f), [x, y]) = (scalar_names::comparison_of(name, predicate), &operands[..]) {
+            if let (Some(f), [x, y]) = (scalar_names::comparison_of(name, predicate), &operands[..])
+            {
                 return Ok(ScalarOp::Cmp(f, *x, *y));
             }
         }

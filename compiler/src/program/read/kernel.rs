@@ -10,9 +10,7 @@ use melior::ir::operation::OperationLike;
 use melior::ir::{Attribute, BlockLike};
 
 use super::super::normal::canonical_bits;
-use super::super::{
-    ContractDims, DialectOp, Generic, Kernel, KernelOp, OpKind, V,
-};
+use super::super::{ContractDims, DialectOp, Generic, Kernel, KernelOp, OpKind, V};
 use super::body;
 use super::{
     Op, ReadError, Result, array, attribute, block, integer, key, name, operand_key, refuse,

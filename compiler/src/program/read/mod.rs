@@ -16,7 +16,9 @@ use melior::ir::attribute::{
     ArrayAttribute, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute, StringAttribute,
 };
 use melior::ir::operation::OperationLike;
-use melior::ir::{Attribute, BlockLike, BlockRef, Location, OperationRef, RegionLike, Value, ValueLike};
+use melior::ir::{
+    Attribute, BlockLike, BlockRef, Location, OperationRef, RegionLike, Value, ValueLike,
+};
 
 use super::verify::verify;
 use super::{

@@ -1,0 +1,75 @@
+//! The stages of a program, in order, and the road between any two of them.
+//!
+//! A stage is a program after a pass; its text is the MLIR that [`print`](crate::program::print)
+//! writes and [`read`](crate::program::read) reads, so any stage can be written, looked at, edited,
+//! verified with stock `mlir-opt` and resumed from.
+//!
+//! # Invariants
+//! - A program is in normal form at every stage, so going through text changes nothing.
+//! - This list is the pipeline: [`compile`](crate::compile) runs it and nothing else.
+
+use crate::passes::fuse::Decision;
+use crate::passes::{bufferise, canonicalize_cse, fuse, outline, schedule, views};
+use crate::program::Program;
+use crate::program::normal::normalise;
+
+/// A pass under the name of the stage it leads to.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage {
+    /// Its name, as in `--emit mlir:fuse`.
+    pub name: &'static str,
+    /// What has happened there.
+    pub summary: &'static str,
+    run: fn(&mut Program) -> Vec<Decision>,
+}
+
+/// A pass that decides nothing worth recording.
+macro_rules! silent {
+    ($pass:ident) => {
+        |program| {
+            $pass::run(program);
+            Vec::new()
+        }
+    };
+}
+
+/// Every stage in order; the first is what `import` gives.
+pub const STAGES: [Stage; 8] = [
+    Stage {
+        name: "import",
+        summary: "one call for each node, one-op kernels",
+        run: |_| Vec::new(),
+    },
+    Stage {
+        name: "canonicalize",
+        summary: "equal calls once, dead ones gone",
+        run: silent!(canonicalize_cse),
+    },
+    Stage {
+        name: "views",
+        summary: "slices, reshapes and permutations inside their readers",
+        run: silent!(views),
+    },
+    Stage { name: "fuse", summary: "loop kernels that share rows are one", run: fuse::run },
+    Stage { name: "clean", summary: "equal fused calls once", run: silent!(canonicalize_cse) },
+    Stage { name: "schedule", summary: "calls in the order they run", run: silent!(schedule) },
+    Stage { name: "outline", summary: "kernels named after what they do", run: silent!(outline) },
+    Stage { name: "bufferise", summary: "a place for every value", run: silent!(bufferise) },
+];
+
+/// Position of a stage by name.
+pub fn position(name: &str) -> Option<usize> {
+    STAGES.iter().position(|s| s.name == name)
+}
+
+/// Runs the passes after stage `from` up to stage `to`; gives the decisions made.
+pub fn advance(program: &mut Program, from: usize, to: usize) -> Vec<Decision> {
+    let passes = STAGES.iter().take(to + 1).skip(from + 1);
+    let mut decisions = Vec::new();
+    normalise(program);
+    for stage in passes {
+        decisions.append(&mut (stage.run)(program));
+        normalise(program);
+    }
+    decisions
+}

@@ -1,0 +1,43 @@
+//! `perilune parity DIR`: the compiled path against an oracle folder, quantity by quantity.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use crate::console::Console;
+use crate::exit::{Exit, Failure};
+use crate::parity::{self, Report};
+
+/// Arguments of `parity`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A folder with config.json, model.safetensors, inputs.safetensors and expected values
+    dir: PathBuf,
+}
+
+pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
+    let report = parity::run(&args.dir)?;
+    if console.json {
+        let value = serde_json::to_value(&report);
+        console.json(&value.map_err(|error| Failure::internal(error.to_string()))?);
+    } else {
+        console.data(&table(&report));
+    }
+    Ok(if report.ok { Exit::Ok } else { Exit::Spec })
+}
+
+fn table(report: &Report) -> String {
+    let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for check in &report.checks {
+        let verdict = if check.ok { "ok" } else { "FAILED" };
+        let (name, error, bound) = (&check.name, check.error, check.bound);
+        let _ =
+            writeln!(out, "{verdict:<7}{name:<width$}  error {error:>9.2e}  bound {bound:>9.2e}");
+    }
+    for skipped in &report.skipped {
+        let _ = writeln!(out, "skipped {skipped}");
+    }
+    let failed = report.checks.iter().filter(|check| !check.ok).count();
+    let _ = writeln!(out, "{} checks, {failed} failed", report.checks.len());
+    out
+}

@@ -2,6 +2,8 @@
 //!
 //! `k2-tiny` is too large to commit: it is checked where `PERILUNE_GOLDEN` points to it.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 use std::path::{Path, PathBuf};
 
 use perilune::parity;
@@ -35,7 +37,7 @@ fn no_query_latent_and_plain_rope_match_torch() {
 #[test]
 fn k2_tiny_matches_torch() {
     let Some(golden) = std::env::var_os("PERILUNE_GOLDEN").map(PathBuf::from) else {
-        println!("skipped: PERILUNE_GOLDEN is not set");
+        eprintln!("skipped: PERILUNE_GOLDEN is not set");
         return;
     };
     holds(&golden.join("k2-tiny"));

@@ -62,7 +62,6 @@ fn every_model_elaborates_without_a_message() {
         let e = must(&path, load_model(&Disk::default(), &path, &[]));
         e.forward.verify().expect("forward is sound");
         e.init.verify().expect("init is sound");
-        println!("{name}: {} nodes", e.forward.nodes.len());
     }
 }
 
@@ -70,10 +69,8 @@ fn every_model_elaborates_without_a_message() {
 fn every_training_step_elaborates_without_a_message() {
     for name in MODELS {
         let path = format!("{name}/train.ron");
-        let start = std::time::Instant::now();
         let e = must(&path, load_train(&Disk::default(), &path, &[]));
         let step = e.train_step.expect("a step");
-        println!("{name}: {} nodes, {:?}", step.nodes.len(), start.elapsed());
         step.verify().expect("the step is sound");
         e.eval.expect("eval").verify().expect("eval is sound");
     }

@@ -9,13 +9,13 @@ use perilune_compiler::spec::names::NamesSpec;
 use serde_json::Value;
 
 /// Dims in the order of the name table, as RON literals.
-pub type Dims = Vec<(String, String)>;
+pub(super) type Dims = Vec<(String, String)>;
 
 /// Reads every dim the name table asks for.
 ///
 /// # Errors
 /// When the model type is not one of the table's, or a key is missing or not a number.
-pub fn dims(names: &NamesSpec, config: &Value) -> Result<Dims> {
+pub(super) fn dims(names: &NamesSpec, config: &Value) -> Result<Dims> {
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
     if !names.model_types.iter().any(|t| t == kind) {
         bail!(

@@ -38,7 +38,7 @@ const LONG_POSITION: f64 = 2e-3;
 ///
 /// # Errors
 /// When the model cannot be compiled or run.
-pub fn check(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<(), Failure> {
+pub(super) fn check(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<(), Failure> {
     let weights = oracle.need("model.safetensors")?;
     let inputs = oracle.need("inputs.safetensors")?;
     let ids = tensor(&inputs, "input_ids")?;
@@ -203,7 +203,7 @@ fn gradients(
 ///
 /// # Errors
 /// When the model cannot be compiled or run.
-pub fn check_long_positions(
+pub(super) fn check_long_positions(
     oracle: &Oracle,
     family: &Family,
     report: &mut Report,
@@ -238,7 +238,7 @@ pub fn check_long_positions(
 ///
 /// # Errors
 /// When the model cannot be compiled or run.
-pub fn check_decoding(
+pub(super) fn check_decoding(
     oracle: &Oracle,
     family: &Family,
     report: &mut Report,

@@ -13,11 +13,11 @@ use serde_json::Value;
 use crate::exit::{Exit, Failure};
 
 /// Values of an expected file by name.
-pub type Expected = BTreeMap<String, HostTensor>;
+pub(super) type Expected = BTreeMap<String, HostTensor>;
 
 /// A folder in the form of `tests/golden`.
 #[derive(Clone, Debug)]
-pub struct Oracle {
+pub(super) struct Oracle {
     dir: PathBuf,
 }
 
@@ -26,7 +26,7 @@ impl Oracle {
     ///
     /// # Errors
     /// When the folder lacks one of them.
-    pub fn open(dir: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
         let oracle = Oracle { dir: dir.to_path_buf() };
         for needed in ["config.json", "model.safetensors", "inputs.safetensors"] {
             if !oracle.path(needed).is_file() {
@@ -38,7 +38,7 @@ impl Oracle {
     }
 
     /// Path of one of its files.
-    pub fn path(&self, file: &str) -> PathBuf {
+    pub(super) fn path(&self, file: &str) -> PathBuf {
         self.dir.join(file)
     }
 
@@ -46,7 +46,7 @@ impl Oracle {
     ///
     /// # Errors
     /// When it is not JSON.
-    pub fn json(&self, file: &str) -> Result<Option<Value>, Failure> {
+    pub(super) fn json(&self, file: &str) -> Result<Option<Value>, Failure> {
         let path = self.path(file);
         if !path.is_file() {
             return Ok(None);
@@ -59,27 +59,25 @@ impl Oracle {
     ///
     /// # Errors
     /// When it is damaged.
-    pub fn tensors(&self, file: &str) -> Result<Option<Expected>, Failure> {
+    pub(super) fn tensors(&self, file: &str) -> Result<Option<Expected>, Failure> {
         let path = self.path(file);
         if !path.is_file() {
             return Ok(None);
         }
         let weights = Weights::open(&path).map_err(|e| unreadable(&path, &e))?;
         let names: Vec<String> = weights.names().map(str::to_owned).collect();
-        let read = |n: &String| weights.read(n).map(|t| (n.clone(), t));
-        names
-            .iter()
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map(Some)
-            .map_err(|e| unreadable(&path, &e))
+        let read = |n: String| match weights.read(&n) {
+            Ok(tensor) => Ok((n, tensor)),
+            Err(e) => Err(unreadable(&path, &e)),
+        };
+        names.into_iter().map(read).collect::<Result<_, _>>().map(Some)
     }
 
     /// A safetensors file that must be there.
     ///
     /// # Errors
     /// When it is missing or damaged.
-    pub fn need(&self, file: &str) -> Result<Expected, Failure> {
+    pub(super) fn need(&self, file: &str) -> Result<Expected, Failure> {
         let missing =
             || Failure::new(Exit::Spec, format!("`{}` is missing", self.path(file).display()));
         self.tensors(file)?.ok_or_else(missing)
@@ -90,7 +88,7 @@ impl Oracle {
 ///
 /// # Errors
 /// When the file lacks it.
-pub fn tensor<'a>(file: &'a Expected, name: &str) -> Result<&'a HostTensor, Failure> {
+pub(super) fn tensor<'a>(file: &'a Expected, name: &str) -> Result<&'a HostTensor, Failure> {
     let missing = || Failure::new(Exit::Spec, format!("the oracle lacks tensor `{name}`"));
     file.get(name).ok_or_else(missing)
 }

@@ -22,13 +22,13 @@ const NAMES: &str = "hf/deepseek_v3.ron";
 
 /// A model family and one member's dims.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub(super) struct Family {
     names: NamesSpec,
     dims: Dims,
 }
 
 /// A compiled model with weights in it.
-pub struct Runner {
+pub(super) struct Runner {
     session: Session,
     mapped: Vec<Mapped>,
 }
@@ -38,7 +38,7 @@ impl Family {
     ///
     /// # Errors
     /// When the config is not of this family. Where both forms of the config are there, they must agree.
-    pub fn of(oracle: &Oracle) -> Result<Self, Failure> {
+    pub(super) fn of(oracle: &Oracle) -> Result<Self, Failure> {
         let names = pipeline::load_names(&Library::default(), NAMES)?;
         let dims_of = |file: &str| -> Result<Option<Dims>, Failure> {
             let config = oracle.json(file)?;
@@ -58,12 +58,12 @@ impl Family {
     }
 
     /// A dim as a number.
-    pub fn dim(&self, name: &str) -> Option<u64> {
+    pub(super) fn dim(&self, name: &str) -> Option<u64> {
         self.dims.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.parse().ok())
     }
 
     /// Path of the decoder in the model, in front of every node.
-    pub fn prefix(&self) -> &str {
+    pub(super) fn prefix(&self) -> &str {
         &self.names.prefix
     }
 
@@ -81,7 +81,7 @@ impl Family {
     ///
     /// # Errors
     /// When a spec is refused or the checkpoint does not fit.
-    pub fn trainer(
+    pub(super) fn trainer(
         &self,
         shape: [u64; 2],
         recipe: &Recipe,
@@ -95,7 +95,7 @@ impl Family {
     ///
     /// # Errors
     /// When a spec is refused or the checkpoint does not fit.
-    pub fn predictor(
+    pub(super) fn predictor(
         &self,
         shape: [u64; 2],
         offset: u64,
@@ -139,7 +139,11 @@ impl Runner {
     ///
     /// # Errors
     /// When the runtime refuses it.
-    pub fn run(&mut self, entry: &str, feeds: &[(&str, HostTensor)]) -> Result<Fetches, Failure> {
+    pub(super) fn run(
+        &mut self,
+        entry: &str,
+        feeds: &[(&str, HostTensor)],
+    ) -> Result<Fetches, Failure> {
         let feeds: Vec<_> = feeds.iter().map(|(name, value)| (*name, value)).collect();
         self.session.run(entry, &feeds).map_err(pipeline::runtime)
     }
@@ -148,7 +152,7 @@ impl Runner {
     ///
     /// # Errors
     /// When the runtime refuses it.
-    pub fn weights(&self) -> Result<BTreeMap<String, Vec<f64>>, Failure> {
+    pub(super) fn weights(&self) -> Result<BTreeMap<String, Vec<f64>>, Failure> {
         let mut out = BTreeMap::new();
         for m in &self.mapped {
             let whole = self.session.tensor(&m.ours).map_err(pipeline::runtime)?;
@@ -158,7 +162,7 @@ impl Runner {
     }
 
     /// Values of one of our tensors (its gradient, say) by checkpoint name.
-    pub fn by_checkpoint_name(&self, ours: &str, values: &[f64]) -> Vec<(String, Vec<f64>)> {
+    pub(super) fn by_checkpoint_name(&self, ours: &str, values: &[f64]) -> Vec<(String, Vec<f64>)> {
         let mapped = self.mapped.iter().find(|m| m.ours == ours);
         mapped.map(|m| m.split(values)).unwrap_or_default()
     }
@@ -168,7 +172,7 @@ impl Runner {
 ///
 /// # Errors
 /// When the type has no such reading.
-pub fn floats(tensor: &HostTensor) -> Result<Vec<f64>, Failure> {
+pub(super) fn floats(tensor: &HostTensor) -> Result<Vec<f64>, Failure> {
     match tensor.dtype() {
         DType::i32 => tensor.to_i32().map(|v| v.into_iter().map(f64::from).collect()),
         DType::i1 | DType::f64 | DType::f32 | DType::bf16 | DType::f16 => {

@@ -7,13 +7,13 @@
 use super::config::Dims;
 
 /// Root-relative path of the derived model.
-pub const MODEL: &str = "parity/model.ron";
+pub(super) const MODEL: &str = "parity/model.ron";
 /// Root-relative path of the derived training step.
-pub const TRAIN: &str = "parity/train.ron";
+pub(super) const TRAIN: &str = "parity/train.ron";
 
 /// Optimizer settings of a trajectory.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recipe {
+pub(super) struct Recipe {
     /// Constant learning rate.
     pub lr: f64,
     /// QK-clip threshold.
@@ -46,7 +46,14 @@ impl Default for Recipe {
 }
 
 /// The model over a name table's block.
-pub fn model(block: &str, prefix: &str, dims: &Dims, batch: u64, seq: u64, offset: u64) -> String {
+pub(super) fn model(
+    block: &str,
+    prefix: &str,
+    dims: &Dims,
+    batch: u64,
+    seq: u64,
+    offset: u64,
+) -> String {
     let mut text = format!(
         "Model(\n    doc: \"Derived from config.json.\",\n    imports: {{ \"Decoder\": \"../{block}\" }},\n    dims: {{\n        \
          \"batch\": {batch},\n        \"seq\": {seq},\n        \"position_offset\": {offset},\n        \"init_std\": 0.02,\n"
@@ -63,7 +70,7 @@ pub fn model(block: &str, prefix: &str, dims: &Dims, batch: u64, seq: u64, offse
 }
 
 /// The MuonClip step on that model, with everything an oracle file may hold as a metric.
-pub fn train(prefix: &str, recipe: &Recipe) -> String {
+pub(super) fn train(prefix: &str, recipe: &Recipe) -> String {
     let Recipe { lr, tau, momentum, weight_decay, norm_weight_decay, adam, .. } = recipe;
     let nesterov = u8::from(recipe.nesterov);
     let [beta1, beta2, adam_eps] = adam;

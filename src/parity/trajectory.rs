@@ -43,7 +43,7 @@ const EARLY: usize = 5;
 ///
 /// # Errors
 /// When the model cannot be compiled or run.
-pub fn check(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<(), Failure> {
+pub(super) fn check(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<(), Failure> {
     let Some(batches) = oracle.tensors("optim/batches.safetensors")? else { return Ok(()) };
     let batches = tensor(&batches, "input_ids")?;
     let meta = oracle.json("optim/meta.json")?.unwrap_or(Value::Null);

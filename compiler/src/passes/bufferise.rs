@@ -250,11 +250,11 @@ impl Arena {
         if bytes == 0 {
             return;
         }
-        if let Some((&before, &gap)) = self.gaps.range(..offset).next_back() {
-            if before + gap == offset {
-                self.gaps.remove(&before);
-                (offset, bytes) = (before, gap + bytes);
-            }
+        if let Some((&before, &gap)) = self.gaps.range(..offset).next_back()
+            && before + gap == offset
+        {
+            self.gaps.remove(&before);
+            (offset, bytes) = (before, gap + bytes);
         }
         if let Some(gap) = self.gaps.remove(&(offset + bytes)) {
             bytes += gap;

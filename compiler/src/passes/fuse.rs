@@ -407,7 +407,9 @@ impl<'a> Fuser<'a> {
     fn widest_of_cycles(&self, groups: &[usize]) -> Vec<usize> {
         let mut waits = DiGraphMap::<usize, ()>::new();
         for &group in groups {
-            self.after(group).for_each(|user| drop(waits.add_edge(group, user, ())));
+            self.after(group).for_each(|user| {
+                waits.add_edge(group, user, ());
+            });
         }
         let span = |g: &usize| {
             let members = &self.members[*g];

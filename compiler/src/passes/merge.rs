@@ -137,16 +137,23 @@ fn tidy(kernel: Kernel, args: Vec<Slot>, results: Vec<Slot>) -> Merged {
     }
 }
 
+/// How new kernels are named until `outline` says what they do.
+const NEW: &str = "fused_";
+
 /// Kernels by structure while a pass makes new ones.
 pub(super) struct Interner {
     /// Kernels without their names.
     known: IndexMap<Kernel, String>,
+    /// Number of the next new name; an earlier pass may have made some.
+    next: usize,
 }
 
 impl Interner {
     pub(super) fn new(kernels: Vec<Kernel>) -> Self {
         let nameless = |k: Kernel| (Kernel { name: String::new(), ..k.clone() }, k.name);
-        Interner { known: kernels.into_iter().map(nameless).collect() }
+        let number = |k: &Kernel| k.name.strip_prefix(NEW)?.parse::<usize>().ok();
+        let next = kernels.iter().filter_map(number).max().map_or(0, |n| n + 1);
+        Interner { known: kernels.into_iter().map(nameless).collect(), next }
     }
 
     /// The kernel of a number, nameless.
@@ -161,7 +168,8 @@ impl Interner {
         if let Some(index) = self.known.get_index_of(&kernel) {
             return index as u32;
         }
-        let name = format!("fused_{}", self.known.len());
+        let name = format!("{NEW}{}", self.next);
+        self.next += 1;
         self.known.insert(kernel, name);
         self.known.len() as u32 - 1
     }

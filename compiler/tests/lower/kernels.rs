@@ -268,7 +268,7 @@ fn narrow_floats_round_to_nearest_even() {
             let args = arguments(&kernel, 5);
             let got = crate::make::run(&kernel, &crate::make::lower(&mlir, &kernel), &args);
             for (x, y) in args[0].data.iter().zip(&got[0].data) {
-                let exact = (*x as f32 * 1.0009765625f32).into();
+                let exact = (*x as f32 * 1.000_976_6_f32).into();
                 let want = match dtype {
                     DType::bf16 => half::bf16::from_f64(exact).to_f64(),
                     _ => half::f16::from_f64(exact).to_f64(),

@@ -91,7 +91,7 @@ fn grow(m: &mut Make, c: &mut Choice, values: &[V], keys: V) -> Option<V> {
             to.push(shape[n - 2] * shape[n - 1]);
             Some(m.op(OpKind::Reshape, &[x], DType::f32, &to))
         }
-        8 if n == 1 && shape[0] % 2 == 0 => {
+        8 if n == 1 && shape[0].is_multiple_of(2) => {
             Some(m.op(OpKind::Reshape, &[x], DType::f32, &[shape[0] / 2, 2]))
         }
         3 if n > 0 && shape[0] > 0 => {
@@ -123,10 +123,10 @@ pub(crate) fn kernel(seed: u64) -> Kernel {
     }
     values.push(m.param(DType::f32, &extents[..2]));
     for _ in 0..1 + c.below(9) {
-        if let Some(v) = grow(&mut m, &mut c, &values, keys) {
-            if m.ty(v).elems() <= 20_000 {
-                values.push(v);
-            }
+        if let Some(v) = grow(&mut m, &mut c, &values, keys)
+            && m.ty(v).elems() <= 20_000
+        {
+            values.push(v);
         }
     }
     let mut results = vec![*values.last().expect("there are parameters")];

@@ -315,7 +315,7 @@ impl StepCx<'_> {
     }
 
     fn attention_shape(&self, s: &AttentionShape) -> Check {
-        let grouped = s.kv_heads > 0 && s.heads % s.kv_heads == 0;
+        let grouped = s.kv_heads > 0 && s.heads.is_multiple_of(s.kv_heads);
         if !grouped && s.heads > 0 {
             return Err(format!("{} heads over {} key heads", s.heads, s.kv_heads));
         }

@@ -55,7 +55,7 @@ impl Builder {
         let log2e = self.f32x4(std::f32::consts::LOG2_E);
         let t = self.two("fmul", x, &log2e);
         let (n, int) = self.nearest(&t);
-        let (hi, lo) = (self.f32x4(-0.693_359_375), self.f32x4(2.121_944_4e-4));
+        let (hi, lo) = (self.f32x4(-0.693_359_4), self.f32x4(2.121_944_4e-4));
         let r = self.fma(&n, &hi, x);
         let r = self.fma(&n, &lo, &r);
         let p = self.poly(
@@ -111,7 +111,7 @@ impl Builder {
                 -1.666_805_8e-1,
                 2.000_071_5e-1,
                 -2.499_999_4e-1,
-                3.333_333_1e-1,
+                3.333_333e-1,
             ],
         );
         let square = self.two("fmul", &f, &f);
@@ -122,7 +122,7 @@ impl Builder {
         let half = self.f32x4(-0.5);
         let y = self.fma(&square, &half, &y);
         let y = self.two("fadd", &f, &y);
-        let hi = self.f32x4(0.693_359_375);
+        let hi = self.f32x4(0.693_359_4);
         let y = self.fma(&e, &hi, &y);
         self.log_special(x, &y)
     }
@@ -153,7 +153,7 @@ impl Builder {
         let square = self.two("fmul", x, x);
         let p = self.poly(
             &square,
-            &[-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_3e-1, -3.333_328e-1],
+            &[-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_3e-1, -3.333_328e-1],
         );
         let cube = self.two("fmul", &square, x);
         let small = self.fma(&p, &cube, x);

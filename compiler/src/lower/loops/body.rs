@@ -156,10 +156,11 @@ impl Emitter {
     /// A function of one value.
     pub(crate) fn unary(&mut self, f: Unary, x: Val) -> Val {
         let float = x.ty.elem.is_float();
-        if float && self.intrinsics {
-            if let Some(val) = self.unary_intrinsic(f, x) {
-                return val;
-            }
+        if float
+            && self.intrinsics
+            && let Some(val) = self.unary_intrinsic(f, x)
+        {
+            return val;
         }
         match f {
             Unary::Neg if float => self.one("arith.negf", x),
@@ -211,10 +212,11 @@ impl Emitter {
     /// A function of two values.
     pub(crate) fn binary(&mut self, f: Binary, a: Val, b: Val) -> Val {
         let float = a.ty.elem.is_float();
-        if float && self.intrinsics {
-            if let Some(val) = self.binary_intrinsic(f, a, b) {
-                return val;
-            }
+        if float
+            && self.intrinsics
+            && let Some(val) = self.binary_intrinsic(f, a, b)
+        {
+            return val;
         }
         let name = match f {
             Binary::Add if float => "arith.addf",

@@ -146,10 +146,10 @@ pub(crate) fn refined(kernel: &Kernel) -> Kernel {
             let from = &kernel.ty(op.operands[0]).shape;
             for (outer, inner) in reshape_groups(&op.results[0].shape, from) {
                 let ([o], true) = (outer.as_slice(), inner.len() > 1) else { continue };
-                if let Some((d, 0)) = at[*o] {
-                    if shape[d] == op.results[0].shape[*o] {
-                        parts[d].get_or_insert_with(|| inner.iter().map(|i| from[*i]).collect());
-                    }
+                if let Some((d, 0)) = at[*o]
+                    && shape[d] == op.results[0].shape[*o]
+                {
+                    parts[d].get_or_insert_with(|| inner.iter().map(|i| from[*i]).collect());
                 }
             }
         });

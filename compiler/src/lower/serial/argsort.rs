@@ -30,7 +30,7 @@ pub(super) fn emit(cx: &mut Cx<'_>, bound: u64) -> Result<Written, InternalError
         let low = {
             let range = code.index(sort.range);
             let low = code.binary("muli", unit, &range, "index");
-            code.to_int(&low)
+            code.int_of(&low)
         };
         match &sort.counters {
             None => sort.one_key(code, &low),
@@ -61,7 +61,7 @@ impl Sort {
     }
 
     fn put(&self, code: &mut Code, at: &str, i: &str) {
-        let (at, i) = (code.to_index(at), code.to_int(i));
+        let (at, i) = (code.index_of(at), code.int_of(i));
         for memory in &self.order {
             code.store(memory, &at, &i);
         }
@@ -100,7 +100,7 @@ impl Sort {
             let local = code.binary("subi", &key, low, "i32");
             let inside = self.inside(code, &local);
             code.when(&inside, &[], |code| {
-                let at = code.to_index(&local);
+                let at = code.index_of(&local);
                 let count = code.load(counters, &at);
                 let count = code.binary("addi", &count, &one, "i32");
                 code.store(counters, &at, &count);
@@ -120,7 +120,7 @@ impl Sort {
             let local = code.binary("subi", &key, low, "i32");
             let inside = self.inside(code, &local);
             code.when(&inside, &[], |code| {
-                let at = code.to_index(&local);
+                let at = code.index_of(&local);
                 let place = code.load(counters, &at);
                 self.put(code, &place, i);
                 let next = code.binary("addi", &place, &one, "i32");
@@ -163,7 +163,7 @@ pub(super) fn emit_histogram(cx: &mut Cx<'_>, bound: u64) -> Result<Written, Int
 fn count_one(code: &mut Code, keys: &Memory, n: u64, (counts, key): (&[Memory], &str)) {
     let (zero, end) = (code.index(0), code.index(n));
     let (none, one) = (code.int(0), code.int(1));
-    let wanted = code.to_int(key);
+    let wanted = code.int_of(key);
     let count = code.for_each((&zero, &end), &[(none.clone(), "i32")], |code, i, count| {
         let found = code.load(keys, i);
         let same = code.compare("eq", &found, &wanted, "i32");
@@ -188,7 +188,7 @@ fn count_all(code: &mut Code, keys: &Memory, n: u64, (counts, bound): (&[Memory]
             let key = code.load(keys, i);
             let inside = code.compare("ult", &key, &limit, "i32");
             code.when(&inside, &[], |code| {
-                let at = code.to_index(&key);
+                let at = code.index_of(&key);
                 let count = code.load(memory, &at);
                 let count = code.binary("addi", &count, &one, "i32");
                 code.store(memory, &at, &count);

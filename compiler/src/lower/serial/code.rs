@@ -127,12 +127,12 @@ impl Code {
     }
 
     /// An i32 as an index (sign-extended).
-    pub(super) fn to_index(&mut self, value: &str) -> String {
+    pub(super) fn index_of(&mut self, value: &str) -> String {
         self.def(format!("arith.index_cast {value} : i32 to index"))
     }
 
     /// An index as an i32.
-    pub(super) fn to_int(&mut self, value: &str) -> String {
+    pub(super) fn int_of(&mut self, value: &str) -> String {
         self.def(format!("arith.index_cast {value} : index to i32"))
     }
 

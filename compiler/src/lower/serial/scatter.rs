@@ -76,7 +76,7 @@ impl Scatter {
             let index = code.load(&self.indices, i);
             let inside = code.compare("ult", &index, &limit, "i32");
             code.when(&inside, &[], |code| {
-                let row = code.to_index(&index);
+                let row = code.index_of(&index);
                 code.for_each(columns, &[], |code, column, _| {
                     self.add_element(code, (i, &row), column);
                     Vec::new()

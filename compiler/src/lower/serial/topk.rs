@@ -125,7 +125,7 @@ fn enter(
         .chain(indices.iter().map(|v| (v.clone(), "i32")))
         .collect();
     code.when(&last, &otherwise, |code| {
-        let i = code.to_int(i);
+        let i = code.int_of(i);
         let mut wins: Vec<String> = (0..k - 1).map(|j| beats(code, j)).collect();
         wins.push(last.clone());
         let mut out = shift(code, (values, ty), x, &wins);
@@ -162,7 +162,7 @@ fn rounds(
         let best = vec![(least, ty), (none.clone(), "i32")];
         let best = code.for_each((&zero, &end), &best, |code, i, best| {
             let x = row.load(code, i);
-            let i = code.to_int(i);
+            let i = code.int_of(i);
             let fresh = comes_after(code, (&x, &i), (&before[0], &before[1]), (&none, ty));
             let above = greater(code, &x, &best[0], ty);
             let empty = code.compare("eq", &best[1], &none, "i32");

@@ -42,7 +42,6 @@ fn worst(f: Unary, exact: fn(f64) -> f64, inputs: &[f32]) -> f64 {
             worst = (error, *x, y);
         }
     }
-    println!("{f:?}: {} ulp at {:e}, gives {:e}", worst.0, worst.1, worst.2);
     worst.0
 }
 

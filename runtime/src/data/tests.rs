@@ -1,3 +1,5 @@
+//! Tests of data sets: batches, splits and damaged files.
+
 use std::fs;
 
 use proptest::prelude::*;

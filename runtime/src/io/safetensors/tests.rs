@@ -1,3 +1,5 @@
+//! Tests of the safetensors reader and writer, damaged files included.
+
 use std::fs;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of weights in one file or many.
+
 use std::fs;
 
 use proptest::prelude::*;

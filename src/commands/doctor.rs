@@ -149,8 +149,8 @@ fn mlir_opt() -> Finding {
 }
 
 fn ptxas() -> Finding {
-    let fix = "pip install nvidia-cuda-nvcc-cu12, set PERILUNE_PTXAS to its ptxas (checks PTX)";
-    let set = std::env::var_os("PERILUNE_PTXAS").map(PathBuf::from);
+    let fix = "pip install nvidia-cuda-nvcc-cu12, set PTXAS to its ptxas (checks PTX)";
+    let set = std::env::var_os("PTXAS").map(PathBuf::from);
     let cuda = PathBuf::from("/usr/local/cuda/bin/ptxas");
     let found = set.or_else(|| on_path("ptxas")).or_else(|| cuda.exists().then_some(cuda));
     let Some(program) = found else { return Finding::note("ptxas", "not found", fix) };

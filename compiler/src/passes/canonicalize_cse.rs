@@ -27,6 +27,11 @@ fn merge_equal_calls(entry: &mut EntryFn, kernels: &[Kernel]) {
     let mut kept = Vec::with_capacity(entry.calls.len());
     for mut call in std::mem::take(&mut entry.calls) {
         call.args.iter_mut().for_each(|a| *a = slots[a.0 as usize]);
+        // A value that is made again on purpose must not become the first one.
+        if call.nodes.iter().any(|n| n.ends_with("/recompute")) {
+            kept.push(call);
+            continue;
+        }
         match seen.get(&(call.kernel, call.args.clone())) {
             None => {
                 seen.insert((call.kernel, call.args.clone()), kept.len());

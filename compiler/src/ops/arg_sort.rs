@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, Spanned};
 use super::support::{Rng, Sample, expect_dtype, expect_ndim, expect_operands, i32_type, touched};
-use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
+use super::{Built, Cost, KernelBuilder, OpDef, TypeError, codes, support};
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -70,16 +70,6 @@ impl OpDef for ArgSort {
         order.sort_by(|a, b| keys[*a].total_cmp(&keys[*b]));
         let data = order.into_iter().map(|i| i as f64).collect();
         vec![Tensor { shape: operands[0].shape.clone(), data }]
-    }
-
-    fn vjp(
-        &self,
-        _: &mut dyn Builder,
-        _: &[Value],
-        _: &[Value],
-        _: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
-        vec![None]
     }
 
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {

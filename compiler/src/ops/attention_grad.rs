@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::attention::{Extents, dot, expect_heads, sample_heads};
 use super::form::{FormCx, ScalarForm, Spanned};
 use super::support::{Rng, Sample, expect_dtype, expect_operands, touched};
-use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, support};
+use super::{Built, Cost, KernelBuilder, OpDef, TypeError, codes, support};
 use crate::program::{DialectOp, OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -122,16 +122,6 @@ impl OpDef for AttentionGrad {
             }
         });
         grads
-    }
-
-    fn vjp(
-        &self,
-        _: &mut dyn Builder,
-        operands: &[Value],
-        _: &[Value],
-        _: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
-        vec![None; operands.len()]
     }
 
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {

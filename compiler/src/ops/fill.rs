@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, ScalarForm};
 use super::support::{Rng, Sample, checked, expect_operands, moved};
-use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, generic};
+use super::{Built, Cost, KernelBuilder, OpDef, TypeError, generic};
 use crate::program::{OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
@@ -78,16 +78,6 @@ impl OpDef for Fill {
     fn reference(&self, _: &[&Tensor], _: &[Type], _: &[Type]) -> Vec<Tensor> {
         let value = crate::scalar::eval::cast(f64::from_bits(self.value), self.dtype);
         vec![Tensor::full(&self.shape, value)]
-    }
-
-    fn vjp(
-        &self,
-        _: &mut dyn Builder,
-        _: &[Value],
-        _: &[Value],
-        _: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
-        Vec::new()
     }
 
     fn lower(&self, cx: &mut KernelBuilder, _: &[V], results: &[Type]) -> Vec<V> {

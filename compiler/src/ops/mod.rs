@@ -96,14 +96,17 @@ pub trait OpDef: Sized {
     fn reference(&self, operands: &[&Tensor], types: &[Type], results: &[Type]) -> Vec<Tensor>;
 
     /// Gradients of the operands from gradients of the results (`None`: that result has none).
-    /// `None` for an operand means zero or not differentiable.
+    /// `None` for an operand means zero or not differentiable; that is the default, for ops of
+    /// integers, constants and statistics.
     fn vjp(
         &self,
-        cx: &mut dyn Builder,
+        _cx: &mut dyn Builder,
         operands: &[Value],
-        results: &[Value],
-        grads: &[Option<Value>],
-    ) -> Vec<Option<Value>>;
+        _results: &[Value],
+        _grads: &[Option<Value>],
+    ) -> Vec<Option<Value>> {
+        vec![None; operands.len()]
+    }
 
     /// The op as tensor-level ops on kernel values.
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V>;

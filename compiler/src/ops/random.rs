@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::form::{DimForm, FormCx, ScalarForm, Spanned};
 use super::support::{Rng, Sample, checked, expect_dtype, expect_ndim, i32_type, touched};
 use super::{
-    Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes, generic, support,
+    Built, Cost, KernelBuilder, OpDef, TypeError, codes, generic, support,
 };
 use crate::diagnostic::Diagnostic;
 use crate::program::{Generic, OpKind, V};
@@ -206,16 +206,6 @@ impl OpDef for Random {
     fn reference(&self, operands: &[&Tensor], types: &[Type], _: &[Type]) -> Vec<Tensor> {
         let dtypes: Vec<DType> = types.iter().map(|t| t.dtype).collect();
         vec![generic::evaluate(&self.generic(!operands.is_empty()), operands, &dtypes)]
-    }
-
-    fn vjp(
-        &self,
-        _: &mut dyn Builder,
-        operands: &[Value],
-        _: &[Value],
-        _: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
-        vec![None; operands.len()]
     }
 
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {

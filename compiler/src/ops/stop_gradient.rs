@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::form::{FormCx, Spanned};
 use super::support::{Rng, Sample, expect_operands, f32_type, moved};
-use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, generic, support};
+use super::{Built, Cost, KernelBuilder, OpDef, TypeError, generic, support};
 use crate::program::{OpKind, V};
 use crate::tensor::Tensor;
 use crate::types::Type;
@@ -54,16 +54,6 @@ impl OpDef for StopGradient {
 
     fn reference(&self, operands: &[&Tensor], _: &[Type], _: &[Type]) -> Vec<Tensor> {
         vec![operands[0].clone()]
-    }
-
-    fn vjp(
-        &self,
-        _: &mut dyn Builder,
-        _: &[Value],
-        _: &[Value],
-        _: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
-        vec![None]
     }
 
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::form::{DimForm, FormCx, MappingForm, Name, SpannedMap};
 use super::support::{Rng, Sample, checked, expect_operands, moved};
-use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, codes};
+use super::{Built, Cost, KernelBuilder, OpDef, TypeError, codes};
 use crate::diagnostic::Diagnostic;
 use crate::program::{OpKind, V};
 use crate::scalar::elaborate::evaluate;
@@ -120,16 +120,6 @@ impl OpDef for Table {
     fn reference(&self, _: &[&Tensor], _: &[Type], _: &[Type]) -> Vec<Tensor> {
         let cast = |e: &u64| crate::scalar::eval::cast(f64::from_bits(*e), self.dtype);
         vec![Tensor { shape: self.shape.clone(), data: self.elems.iter().map(cast).collect() }]
-    }
-
-    fn vjp(
-        &self,
-        _: &mut dyn Builder,
-        _: &[Value],
-        _: &[Value],
-        _: &[Option<Value>],
-    ) -> Vec<Option<Value>> {
-        Vec::new()
     }
 
     fn lower(&self, cx: &mut KernelBuilder, _: &[V], results: &[Type]) -> Vec<V> {

@@ -1,9 +1,12 @@
-//! Parameters and FLOPs of the published models, read off their graphs, against published figures.
+//! Parameters and FLOPs of the published models, read off their graphs, against published figures;
+//! and every model's training step, compiled to a plan.
 
 use std::path::Path;
 
 use perilune::summary::{Summary, summarize};
+use perilune_compiler::compile::compile;
 use perilune_compiler::elaborate::load_train;
+use perilune_compiler::lower::Target;
 use perilune_compiler::source::Loader;
 
 struct Models;
@@ -40,4 +43,22 @@ fn deepseek_v3_has_its_published_size() {
     let v3 = figures("deepseek-v3", "4096");
     near("parameters", v3.params_total as f64, 671.03e9);
     near("FLOPs per token", v3.train_flops_per_token, 250.5e9);
+}
+
+#[test]
+fn every_training_step_compiles_to_a_plan() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let mut found = 0;
+    for folder in std::fs::read_dir(models).expect("models/").map(|e| e.expect("entry")) {
+        if !folder.path().join("train.ron").exists() {
+            continue;
+        }
+        let name = folder.file_name().into_string().expect("UTF-8");
+        let (spec, told, _) = load_train(&Models, &format!("{name}/train.ron"), &[]);
+        let spec = spec.unwrap_or_else(|| panic!("{name}: {:?}", told.list()));
+        let compiled = compile(&spec, Target::Cpu).unwrap_or_else(|e| panic!("{name}: {e}"));
+        compiled.plan.verify().unwrap_or_else(|e| panic!("{name}: {e}"));
+        found += 1;
+    }
+    assert!(found >= 8, "only {found} models found");
 }

@@ -3,9 +3,12 @@
 //! # Invariants
 //! - Two programs that print alike have one normal form; [`read`](super::read) gives it.
 //! - It computes the same.
+//! - No two kernels differ in name only.
+
+use indexmap::IndexMap;
 
 use super::literal::rounded;
-use super::{ContractDims, Generic, KernelOp, OpKind, Program, V};
+use super::{ContractDims, Generic, Kernel, KernelOp, OpKind, Program, V};
 use crate::scalar::{Body, S, ScalarOp};
 use crate::types::DType;
 
@@ -17,6 +20,23 @@ pub fn normalise(program: &mut Program) {
     for call in program.entries.iter_mut().flat_map(|e| &mut e.calls) {
         let mut seen = std::collections::HashSet::new();
         call.nodes.retain(|n| seen.insert(n.clone()));
+    }
+    merge_equal_kernels(program);
+}
+
+/// Kernels that differ in name only become the first of them.
+fn merge_equal_kernels(program: &mut Program) {
+    let mut known: IndexMap<Kernel, String> = IndexMap::new();
+    let mut numbers = Vec::with_capacity(program.kernels.len());
+    for mut kernel in std::mem::take(&mut program.kernels) {
+        let name = std::mem::take(&mut kernel.name);
+        let entry = known.entry(kernel);
+        numbers.push(entry.index() as u32);
+        entry.or_insert(name);
+    }
+    program.kernels = known.into_iter().map(|(k, name)| Kernel { name, ..k }).collect();
+    for call in program.entries.iter_mut().flat_map(|e| &mut e.calls) {
+        call.kernel = numbers[call.kernel as usize];
     }
 }
 

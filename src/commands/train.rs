@@ -18,6 +18,7 @@ use crate::console::Console;
 use crate::corpus::{Corpus, Entropies};
 use crate::exit::{Exit, Failure};
 use crate::metrics::{self, End, Record, Run};
+use crate::number::grouped;
 use crate::pipeline::{self, Checked, runtime};
 use crate::training::{self, Observer, Settings};
 use crate::{report, summary, weights};
@@ -68,7 +69,9 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     (run.unigram, run.bigram) = (entropies.unigram, entropies.bigram);
     console.note(&format!(
         "{}: {} parameters, compiled in {compile_seconds:.2} s to {} kernels",
-        run.name, run.params_total, run.kernels
+        run.name,
+        grouped(run.params_total),
+        run.kernels
     ));
     let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
     write_file(&args.out.join("plan.perilune"), &bytes)?;

@@ -29,7 +29,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
             .help("give a `Train(..)` spec, or --entry forward")
     })?;
     let text = dot::dot(graph, &args.under, args.depth);
-    if !args.under.is_empty() && !text.contains("label") {
+    if !args.under.is_empty() && !text.contains("[label") {
         return Err(Failure::input(format!("no node lies under `{}`", args.under))
             .help("`perilune graph SPEC --depth 3` shows the paths there are"));
     }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use perilune_runtime::io::atomic;
 
 use crate::console::{ColorChoice, Console};
@@ -54,10 +54,15 @@ enum Command {
     Parity(parity::Args),
     /// Draw the model as Graphviz text
     Graph(graph::Args),
-    /// Say more about an error code
+    /// Say more about an error code, an op, or what was decided about a node
     Explain(explain::Args),
     /// Look for what Perilune needs on this machine and say how to get what is missing
     Doctor(doctor::Args),
+}
+
+/// The command line as data, for its reference and for completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs a command line and gives the exit code of the process.

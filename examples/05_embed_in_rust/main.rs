@@ -3,6 +3,8 @@
 //! A model of two lines is written here, elaborated over the shipped blocks, compiled for the CPU
 //! of this machine, trained for a few steps on a pattern, and asked to go on with it.
 
+#![expect(clippy::print_stdout, reason = "an example speaks to its reader")]
+
 use std::error::Error;
 
 use perilune::exit::Failure;

@@ -11,13 +11,14 @@ pub(crate) struct Args {
     #[command(flatten)]
     spec: SpecArgs,
     /// Draw only what lies under this path: model.layers.1.attn
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
     under: String,
     /// Path parts to draw apart; deeper nodes are merged into their block
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     depth: usize,
     /// Which graph
-    #[arg(long, default_value = "forward", value_parser = ["init", "forward", "eval", "train_step"])]
+    #[arg(long, value_name = "ENTRY", default_value = "forward")]
+    #[arg(value_parser = ["init", "forward", "eval", "train_step"])]
     entry: String,
 }
 

@@ -23,18 +23,22 @@ mod graph;
 mod parity;
 mod doctor;
 
+/// Heading of the options that every command has.
+const EVERYWHERE: &str = "Everywhere";
+
 /// A compiler for training steps: model, optimizer and schedule in RON, to the CPU at hand and PTX.
 #[derive(Debug, Parser)]
 #[command(name = "perilune", version, max_term_width = 100)]
 struct Cli {
     /// Write data to stdout as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     /// Write no messages but errors
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = EVERYWHERE)]
     quiet: bool,
-    /// Colour messages
+    /// Colour messages: auto (on a terminal, unless NO_COLOR is set), always or never
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(hide_possible_values = true, help_heading = EVERYWHERE)]
     color: ColorChoice,
     #[command(subcommand)]
     command: Command,

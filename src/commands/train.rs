@@ -40,16 +40,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs/last")]
     out: PathBuf,
     /// Optimizer steps (the spec's `run` says how many by default)
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Steps between looks at the validation split; 0: none at all
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     eval_every: Option<u64>,
     /// Seed of initial weights and of the order of the data
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Worker threads (all cores); results do not depend on it
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Value of a further scalar input of the step
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]

@@ -34,13 +34,25 @@ impl Console {
 
     /// Runs a line; gives its exit code and everything it wrote, messages before data.
     pub(crate) fn run(&self, line: &str) -> (Option<i32>, String) {
+        finish(&mut self.command(line))
+    }
+
+    fn command(&self, line: &str) -> Command {
         let program = Path::new(env!("CARGO_BIN_EXE_perilune"));
         let folder = program.parent().expect("the program's folder").display().to_string();
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("sh");
         command.args(["-euc", line]).current_dir(self.folder.path());
         command.env("PATH", format!("{folder}:{path}")).env_remove("PERILUNE_CACHE");
-        finish(&mut command)
+        command
+    }
+
+    /// What a line that must succeed writes as data.
+    pub(crate) fn data(&self, line: &str) -> String {
+        let output = self.command(line).output().expect("a shell");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{line}`: {told}");
+        String::from_utf8(output.stdout).expect("data is UTF-8")
     }
 
     /// Runs an example of this package as the tests are built: nothing is compiled twice.

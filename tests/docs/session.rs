@@ -111,9 +111,7 @@ impl Session<'_> {
                         || exists(&format!("{folder}{test}/main.rs"))
                 })
             }),
-            ["mlir-opt", irdl, ..] => {
-                irdl.strip_prefix("--irdl-file=").is_some_and(|file| exists(file))
-            }
+            ["mlir-opt", irdl, ..] => irdl.strip_prefix("--irdl-file=").is_some_and(exists),
             ["python", script, ..] | ["python3", script, ..] => exists(script),
             _ => false,
         };

@@ -6,13 +6,13 @@ use perilune::library::Library;
 use perilune_compiler::compile::compile;
 use perilune_compiler::elaborate::{Elaborated, load_train};
 use perilune_compiler::import::import;
-use perilune_compiler::lower::{Target, lower_kernel};
-use perilune_compiler::mlir::Mlir;
+use perilune_compiler::lower::Target;
 use perilune_compiler::program::print::print;
 use perilune_compiler::stages::{STAGES, advance, position};
 use perilune_plan::Step;
 
 use crate::committed::heading;
+use crate::console::Console;
 use crate::markdown::read;
 use crate::ops::capital;
 
@@ -22,7 +22,7 @@ const NODE: &str = "model.layers.0.mlp_norm";
 const LINES: usize = 48;
 
 /// The training step of k2-nano.
-pub(crate) fn nano() -> Elaborated {
+fn nano() -> Elaborated {
     let (elaborated, told, _) = load_train(&Library::default(), "k2-nano/train.ron", &[]);
     elaborated.unwrap_or_else(|| panic!("{:?}", told.list()))
 }
@@ -136,16 +136,29 @@ fn lowered(out: &mut String, spec: &Elaborated) {
     let text = excerpt(&print(&program)).calls;
     let calls: Vec<&str> = text.lines().collect();
     let name = *kernels_of(&calls).last().expect("the norm is a kernel");
-    let kernel = program.kernels.iter().find(|k| k.name == name).expect("a kernel of this name");
-    let mlir = Mlir::new();
-    let cpu = lower_kernel(&mlir, kernel, Target::Cpu).expect("lowers");
-    let gpu = lower_kernel(&mlir, kernel, Target::Sm90a).expect("lowers");
-    let loops = "Tiled and vectorised loops: `--emit mlir:loops`.";
-    block(out, "mlir:loops", loops, "mlir", &first_lines(&cpu.loops));
-    let clif = "What Cranelift compiles on the machine that runs the plan: `--emit clif`.";
-    block(out, "clif", clif, "text", &first_lines(&cpu.text));
-    let ptx = "The same kernel for NVIDIA GPUs: `--emit ptx`.";
-    block(out, "ptx", ptx, "text", &first_lines(&gpu.text));
+    let what = "Tiled and vectorised loops: `--emit mlir:loops`.";
+    block(out, "mlir:loops", what, "mlir", &first_lines(&emitted("mlir:loops", name)));
+    let what = "What Cranelift compiles on the machine that runs the plan: `--emit clif`.";
+    block(out, "clif", what, "text", &first_lines(&emitted("clif", name)));
+    let what = "The same kernel for NVIDIA GPUs: `--emit ptx`.";
+    block(out, "ptx", what, "text", &first_lines(&emitted("ptx", name)));
+}
+
+/// A kernel's text as `build` writes it: what stands between the line that names it and the next
+/// such line.
+fn emitted(stage: &str, kernel: &str) -> String {
+    let line = format!("perilune build models/k2-nano/train.ron --emit {stage}");
+    let all = Console::new().data(&line);
+    let (mark, plain) = (if stage == "clif" { ";; " } else { "// " }, format!("// {kernel}"));
+    let head = format!("{mark}{kernel}:");
+    let mut text = all.lines().skip_while(|line| !line.starts_with(&head) && *line != plain);
+    let first = text.next().unwrap_or_else(|| panic!("{stage}: no kernel `{kernel}`"));
+    let is_next = |line: &str| {
+        let name = line.strip_prefix(mark).map(|rest| rest.split(':').next().unwrap_or_default());
+        name.is_some_and(|name| name.contains('_') && !name.contains(' '))
+    };
+    let rest = text.take_while(|line| !is_next(line));
+    [first].into_iter().chain(rest).collect::<Vec<_>>().join("\n")
 }
 
 fn first_lines(text: &str) -> String {

@@ -155,7 +155,7 @@ impl Chart {
             "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{base}\" y2=\"{base}\"/>",
             WIDTH - RIGHT
         );
-        let (x, y) = (LEFT - 8.0, base + 18.0);
+        let (x, y) = (LEFT - 8.0, base + if self.height > 250.0 { 18.0 } else { 24.0 });
         let _ =
             writeln!(svg, "<text class=\"x\" x=\"{x}\" y=\"{y}\" text-anchor=\"end\">step</text>");
         for tick in ticks(frame.x.0, frame.x.1, 8) {
@@ -163,7 +163,7 @@ impl Chart {
                 svg,
                 "<text class=\"x\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 frame.x(tick),
-                base + 18.0,
+                y,
                 compact(tick)
             );
         }

@@ -162,6 +162,21 @@ fn doctor_names_every_part_and_ends_well_here() {
 }
 
 #[test]
+fn data_that_cannot_be_written_is_a_failure_of_the_machine_and_a_closed_pipe_is_none() {
+    let program = env!("CARGO_BIN_EXE_perilune");
+    let run = |line: &str| {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &line.replace("perilune", program)]).output().expect("bash starts")
+    };
+    let full = run("perilune explain Einsum > /dev/full");
+    assert_eq!(full.status.code(), Some(3), "{}", stderr(&full));
+    assert!(stderr(&full).contains("cannot write the output"), "{}", stderr(&full));
+    let closed = run("set -o pipefail; perilune explain Einsum | true");
+    assert_eq!(closed.status.code(), Some(0), "{}", stderr(&closed));
+    assert!(stderr(&closed).is_empty(), "{}", stderr(&closed));
+}
+
+#[test]
 fn messages_are_coloured_only_on_request() {
     let plain = perilune(&["explain", "nothing"]);
     assert!(!stderr(&plain).contains('\u{1b}'));

@@ -80,10 +80,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let console = Console::new(cli.json, cli.quiet, cli.color);
-    match dispatch(&console, &cli.command) {
+    let exit = match dispatch(&console, &cli.command) {
         Ok(exit) => exit,
         Err(failure) => console.failure(&failure),
-    }
+    };
+    console.end(exit)
 }
 
 fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {

@@ -154,7 +154,7 @@ fn doctor_names_every_part_and_ends_well_here() {
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     let report = json(&output);
     let findings = report["findings"].as_array().expect("a list");
-    for name in ["cpu", "threads", "mlir-opt", "ptxas", "cuda driver", "cache"] {
+    for name in ["cpu", "threads", "mlir-opt", "ptxas", "cuda driver", "work folder"] {
         let finding = findings.iter().find(|f| f["name"] == name).expect(name);
         let lacks = finding["verdict"] != "ok";
         assert_eq!(lacks, finding["fix"].is_string(), "{finding}");

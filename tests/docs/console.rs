@@ -43,7 +43,7 @@ impl Console {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("sh");
         command.args(["-euc", line]).current_dir(self.folder.path());
-        command.env("PATH", format!("{folder}:{path}")).env_remove("PERILUNE_CACHE");
+        command.env("PATH", format!("{folder}:{path}"));
         command
     }
 

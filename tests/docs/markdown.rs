@@ -37,6 +37,7 @@ pub(crate) fn front_pages() -> Vec<String> {
         "SECURITY.md",
         "benches/README.md",
         "compiler/src/ops/README.md",
+        "tests/golden/README.md",
     ];
     pages.map(str::to_owned).to_vec()
 }

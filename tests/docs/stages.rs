@@ -144,21 +144,24 @@ fn lowered(out: &mut String, spec: &Elaborated) {
     block(out, "ptx", what, "text", &first_lines(&emitted("ptx", name)));
 }
 
-/// A kernel's text as `build` writes it: what stands between the line that names it and the next
-/// such line.
+/// A kernel's text as `build` writes it: from the line that names it to the next such line.
 fn emitted(stage: &str, kernel: &str) -> String {
     let line = format!("perilune build models/k2-nano/train.ron --emit {stage}");
     let all = Console::new().data(&line);
-    let (mark, plain) = (if stage == "clif" { ";; " } else { "// " }, format!("// {kernel}"));
-    let head = format!("{mark}{kernel}:");
-    let mut text = all.lines().skip_while(|line| !line.starts_with(&head) && *line != plain);
+    let mut text = all.lines().skip_while(|line| named(line) != Some(kernel));
     let first = text.next().unwrap_or_else(|| panic!("{stage}: no kernel `{kernel}`"));
-    let is_next = |line: &str| {
-        let name = line.strip_prefix(mark).map(|rest| rest.split(':').next().unwrap_or_default());
-        name.is_some_and(|name| name.contains('_') && !name.contains(' '))
-    };
-    let rest = text.take_while(|line| !is_next(line));
+    let rest = text.take_while(|line| named(line).is_none());
     [first].into_iter().chain(rest).collect::<Vec<_>>().join("\n")
+}
+
+/// The kernel that a line opens: `;; name: …`, `// name`, `module @name …`.
+fn named(line: &str) -> Option<&str> {
+    let marks = [";; ", "// ", "module @"];
+    let rest = marks.iter().find_map(|mark| line.strip_prefix(mark))?;
+    let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+    let (name, after) = rest.split_at(end);
+    let opens = after.is_empty() || after.starts_with(':') || line.starts_with("module @");
+    (opens && name.contains('_')).then_some(name)
 }
 
 fn first_lines(text: &str) -> String {

@@ -193,8 +193,22 @@ fn scalar_constant(
         Elem::Index => b.def(&format!("iconst.i64 {}", int()?)),
         Elem::I32 => b.def(&format!("iconst.i32 {}", int()?)),
         Elem::I8 => b.def(&format!("iconst.i8 {}", int()?)),
-        Elem::Bf16 | Elem::F16 => return Err(bad()),
+        Elem::Bf16 | Elem::F16 => {
+            let bits = match text.strip_prefix("0x") {
+                Some(hex) => u16::from_str_radix(hex, 16).map_err(|_| bad())?,
+                None => half_bits(text.parse().map_err(|_| bad())?, elem),
+            };
+            b.def(&format!("iconst.i32 {bits}"))
+        }
     })
+}
+
+/// The bits of a 16-bit float.
+fn half_bits(value: f64, elem: Elem) -> u16 {
+    match elem {
+        Elem::Bf16 => half::bf16::from_f64(value).to_bits(),
+        _ => half::f16::from_f64(value).to_bits(),
+    }
 }
 
 fn poison(b: &mut Builder, op: Op<'_, '_>) -> Done {

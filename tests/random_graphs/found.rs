@@ -43,6 +43,20 @@ fn a_constant_can_be_folded_to_bf16() {
 }
 
 #[test]
+fn an_integer_can_become_a_16_bit_float_in_one_step() {
+    let mut graph = Graph::new("run");
+    for (name, shape) in [("x", vec![8]), ("y", vec![])] {
+        let x = graph.input(name, ArgKind::Feed, Type::new(DType::i32, shape));
+        let wide = push(&mut graph, Cast { to: DType::f32 }, &[x]);
+        for to in [DType::bf16, DType::f16] {
+            let narrow = push(&mut graph, Cast { to }, &[wide]);
+            graph.output(narrow, ResultTarget::Fetch(format!("{name} as {to}")));
+        }
+    }
+    holds(graph, 0.0);
+}
+
+#[test]
 fn the_least_of_no_integers_is_the_largest_integer() {
     let mut graph = Graph::new("run");
     let x = graph.input("x", ArgKind::Feed, Type::new(DType::i32, [3, 0]));

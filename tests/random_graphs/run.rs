@@ -13,7 +13,10 @@ use perilune_plan::Plan;
 use perilune_runtime::{HostTensor, Options, Session};
 
 /// The plan of a graph through every pass, or through every pass but fusion.
-pub(crate) fn compile(graph: &Graph, fused: bool) -> (Plan, Vec<Decision>) {
+///
+/// # Errors
+/// When lowering fails.
+pub(crate) fn compile(graph: &Graph, fused: bool) -> Result<(Plan, Vec<Decision>), String> {
     let mut program = import("random", &[graph]);
     let mut decisions = Vec::new();
     for (at, stage) in STAGES.iter().enumerate() {
@@ -21,31 +24,32 @@ pub(crate) fn compile(graph: &Graph, fused: bool) -> (Plan, Vec<Decision>) {
             decisions.append(&mut stages::advance(&mut program, at.saturating_sub(1), at));
         }
     }
-    let plan = emit(&program, Target::Cpu);
-    let plan = plan.unwrap_or_else(|e| panic!("{e}\n{}\n{graph}", e.reproducer));
-    (plan, decisions)
+    let plan = emit(&program, Target::Cpu).map_err(|e| format!("{e}\n{}", e.reproducer))?;
+    Ok((plan, decisions))
 }
 
 /// The outputs of a plan's only entry, in the graph's order.
-pub(crate) fn run(plan: Plan, graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
+///
+/// # Errors
+/// When the plan cannot be bound or a step fails.
+pub(crate) fn run(plan: Plan, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
     let options = Options { threads: Some(2), poison: true, ..Options::default() };
-    let mut session = Session::new(plan, options).unwrap_or_else(|e| panic!("{e:?}\n{graph}"));
+    let mut session = Session::new(plan, options).map_err(|e| format!("{e:?}"))?;
     let mut feeds = Vec::new();
     for (input, tensor) in graph.inputs.iter().zip(inputs) {
         let value = to_host(graph.ty(input.value), tensor);
         match input.kind {
             ArgKind::Feed => feeds.push((input.name.as_str(), value)),
-            // What no call reads or writes may be missing from the plan.
             _ => session.set_tensor(&input.name, &value).expect("a persistent tensor"),
         }
     }
     let feeds: Vec<(&str, &HostTensor)> = feeds.iter().map(|(n, v)| (*n, v)).collect();
-    let fetches = session.run(&graph.name, &feeds).unwrap_or_else(|e| panic!("{e:?}\n{graph}"));
+    let fetches = session.run(&graph.name, &feeds).map_err(|e| format!("{e:?}"))?;
     let read = |target: &ResultTarget| match target {
         ResultTarget::Fetch(name) => from_host(fetches.get(name).expect("fetched")),
         ResultTarget::Update(name) => from_host(&session.tensor(name).expect("persistent")),
     };
-    graph.outputs.iter().map(|(_, target)| read(target)).collect()
+    Ok(graph.outputs.iter().map(|(_, target)| read(target)).collect())
 }
 
 fn to_host(ty: &Type, tensor: &Tensor) -> HostTensor {

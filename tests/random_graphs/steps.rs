@@ -275,7 +275,7 @@ impl Growing {
                 let inner = shape.remove(dim + 1);
                 shape[dim] *= inner;
             }
-            1 if shape[dim] % 2 == 0 => {
+            1 if shape[dim].is_multiple_of(2) => {
                 shape[dim] /= 2;
                 shape.insert(dim + usize::from(how / 4 % 2), 2);
             }

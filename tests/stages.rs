@@ -94,6 +94,32 @@ fn opt_leads_from_each_stage_to_what_build_writes_for_the_next() {
     }
 }
 
+#[test]
+fn what_is_no_text_of_a_stage_is_refused() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let file = folder.path().join("text");
+    let nested = "module { ".repeat(100_000);
+    let cases = [
+        ("not MLIR", "loops", "clif", 1),
+        ("module { module { } }", "loops", "clif", 1),
+        ("func.func @f() { return }", "gpu", "ptx", 1),
+        (nested.as_str(), "nvvm", "ptx", 1),
+        ("module { }", "gpu", "clif", 2),
+        ("module { }", "loops", "import", 2),
+        ("module { }", "bufferise", "fuse", 2),
+    ];
+    for (text, from, to, exit) in cases {
+        std::fs::write(&file, text).expect("written");
+        let output = Command::new(env!("CARGO_BIN_EXE_perilune"))
+            .args(["opt", &file.display().to_string(), "--from", from, "--to", to])
+            .output()
+            .expect("the program starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit), "{from} to {to}: {stderr}");
+        assert!(output.stdout.is_empty() && !stderr.contains("panicked"), "{stderr}");
+    }
+}
+
 /// Copies the specs of a folder.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");

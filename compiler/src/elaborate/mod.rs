@@ -14,6 +14,7 @@ mod metrics;
 mod model;
 mod nodes;
 mod optimizer;
+mod precision;
 mod prune;
 mod recompute;
 mod scope;

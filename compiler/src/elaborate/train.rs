@@ -15,7 +15,7 @@ use super::context::Cx;
 use super::model::{Root, add_feed, forward_graph};
 use super::prune::extract;
 use super::scope::{Binding, Env, Scope};
-use super::{Elaborated, TrainSettings, init, metrics, recompute};
+use super::{Elaborated, TrainSettings, init, metrics, precision, recompute};
 use crate::autodiff;
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -25,7 +25,7 @@ use crate::program::ResultTarget;
 use crate::source::Span;
 use crate::spec::block::duplicate_name;
 use crate::spec::files::File;
-use crate::spec::train::{Precision, TrainSpec};
+use crate::spec::train::TrainSpec;
 use crate::types::{DType, Type};
 use cranelift_entity::SecondaryMap;
 use perilune_plan::TensorKind;
@@ -50,10 +50,12 @@ pub(super) fn elaborate(
     spec: &TrainSpec,
     model: &Root,
 ) -> Option<Elaborated> {
-    check_precision(&mut cx, spec);
+    precision::check(&mut cx, spec);
     let mut scope = train_scope(&mut cx, root, spec, model);
     cx.elaborate_nodes(&mut scope, &spec.nodes);
     let loss = find_loss(&mut cx, &scope, spec);
+    precision::apply(&mut cx, spec);
+    let loss = loss.map(|value| precision::widened(&mut cx, value));
     let forward = forward_graph(&cx, model);
     let eval =
         loss.map(|v| extract(&cx.graph, "eval", vec![(v, ResultTarget::Fetch("loss".into()))]));
@@ -105,17 +107,8 @@ fn settings(spec: &TrainSpec) -> TrainSettings {
     TrainSettings {
         run: spec.run.iter().map(|(n, v)| (n.text.clone(), *v as u64)).collect(),
         mesh: spec.mesh.iter().map(|(n, v)| (n.text.clone(), *v)).collect(),
-        precision: spec.precision,
+        precision: spec.precision.clone(),
         accumulate: spec.accumulate,
-    }
-}
-
-fn check_precision(cx: &mut Cx, spec: &TrainSpec) {
-    let all_f32 = Precision { storage: DType::f32, compute: DType::f32, accumulate: DType::f32 };
-    if let Some(span) = spec.precision_span.filter(|_| spec.precision != all_f32) {
-        let headline = "this precision is not available";
-        let error = Diagnostic::error(codes::BAD_SETTING, headline, span, "only f32 throughout");
-        cx.sink.push(error.help("write `Precision(storage: f32, compute: f32, accumulate: f32)`"));
     }
 }
 

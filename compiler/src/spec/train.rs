@@ -71,14 +71,25 @@ pub struct MetricSpec {
 }
 
 /// Element types of a training step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Precision {
-    /// Of parameters and state.
+    /// Of activations and of their gradients between nodes. Parameters (the master weights), their
+    /// gradients, optimizer state and the results of reductions are f32 whatever it is.
     pub storage: DType,
-    /// Of activations.
+    /// Of the operands of matrix products and attention.
     pub compute: DType,
     /// Of sums.
     pub accumulate: DType,
+    /// Globs of node paths that stay f32: a router, say.
+    pub exempt: Vec<Name>,
+}
+
+impl Default for Precision {
+    /// f32 throughout.
+    fn default() -> Self {
+        let (storage, compute, accumulate) = (DType::f32, DType::f32, DType::f32);
+        Precision { storage, compute, accumulate, exempt: Vec::new() }
+    }
 }
 
 const FIELDS: &[&str] = &[
@@ -177,20 +188,18 @@ fn bad_setting(sink: &mut Sink, tree: &Tree, why: &str) {
 }
 
 fn read_precision(sink: &mut Sink, tree: Option<&Tree>) -> Precision {
-    let mut precision =
-        Precision { storage: DType::f32, compute: DType::f32, accumulate: DType::f32 };
-    let known: &[&str] = &["storage", "compute", "accumulate"];
+    let known: &[&str] = &["storage", "compute", "accumulate", "exempt"];
     let Some(f) = tree.and_then(|t| Fields::new(sink, t, "Precision", known)) else {
-        return precision;
+        return Precision::default();
     };
     let mut dtype =
         |name: &str| f.get(name).and_then(|t| read_dtype(sink, t)).unwrap_or(DType::f32);
-    precision = Precision {
+    Precision {
         storage: dtype("storage"),
         compute: dtype("compute"),
         accumulate: dtype("accumulate"),
-    };
-    precision
+        exempt: f.get("exempt").map(|t| quoted_names(sink, t)).unwrap_or_default(),
+    }
 }
 
 fn read_mesh(sink: &mut Sink, tree: &Tree) -> Vec<(Name, u64)> {

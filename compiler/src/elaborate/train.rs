@@ -57,8 +57,11 @@ pub(super) fn elaborate(
     precision::apply(&mut cx, spec);
     let loss = loss.map(|value| precision::widened(&mut cx, value));
     let forward = forward_graph(&cx, model);
-    let eval =
-        loss.map(|v| extract(&cx.graph, "eval", vec![(v, ResultTarget::Fetch("loss".into()))]));
+    let eval = loss.map(|loss| {
+        let mut outputs = vec![(loss, ResultTarget::Fetch("loss".into()))];
+        outputs.extend(metrics::of_loss(&cx, &scope, spec, loss));
+        extract(&cx.graph, "eval", outputs)
+    });
     let mut step =
         Step { scope, grads: BTreeMap::new(), new: BTreeMap::new(), backward: Vec::new() };
     let model_updates = std::mem::take(&mut cx.updates);
@@ -109,6 +112,7 @@ fn settings(spec: &TrainSpec) -> TrainSettings {
         mesh: spec.mesh.iter().map(|(n, v)| (n.text.clone(), *v)).collect(),
         precision: spec.precision.clone(),
         accumulate: spec.accumulate,
+        skip_nonfinite: spec.skip_nonfinite,
     }
 }
 

@@ -217,11 +217,22 @@ fn read_mesh(sink: &mut Sink, tree: &Tree) -> Vec<(Name, u64)> {
     entries.into_iter().filter_map(|(n, t)| Some((n, at_least_one(sink, t)?))).collect()
 }
 
+/// Names that every step gives by itself.
+const RESERVED: [&str; 2] = ["loss", "grad_norm"];
+
 fn read_metrics(sink: &mut Sink, tree: &Tree) -> Vec<(Name, MetricSpec)> {
     let entries = read::map(sink, tree, "a map of names to values");
     entries
         .into_iter()
         .filter_map(|(name, t)| {
+            if RESERVED.contains(&name.text.as_str()) {
+                let headline = format!("a metric cannot be named `{}`", name.text);
+                let label = "every step gives this by itself";
+                let error = Diagnostic::error(codes::RESERVED_METRIC, headline, name.span, label);
+                let help = format!("give it another name: `\"my_{}\"`", name.text);
+                sink.push(error.help(help));
+                return None;
+            }
             let (grad, inner) = match &t.kind {
                 TreeKind::Call(c) if t.head() == Some("Grad") && c.items.len() == 1 => {
                     (true, c.items.first().map(|i| &i.value)?)
@@ -236,7 +247,7 @@ fn read_metrics(sink: &mut Sink, tree: &Tree) -> Vec<(Name, MetricSpec)> {
 
 fn read_run(sink: &mut Sink, tree: Option<&Tree>) -> Vec<(Name, f64)> {
     const KNOWN: &[&str] =
-        &["steps", "eval_every", "eval_batches", "seed", "log_every", "checkpoint_every", "keep"];
+        &["steps", "eval_every", "eval_batches", "seed", "checkpoint_every", "keep"];
     let Some(tree) = tree else { return Vec::new() };
     let Some(f) = Fields::new(sink, tree, "Run", KNOWN) else { return Vec::new() };
     let read = |k: &&str| f.get(k).map(|t| ((*k).to_owned(), t));

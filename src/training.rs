@@ -26,6 +26,9 @@ pub const TRAIN_STEP: &str = "train_step";
 /// Entry that gives the loss without learning.
 pub const EVAL: &str = "eval";
 
+/// Inputs that the loop provides by itself.
+pub const PROVIDED: [&str; 4] = ["tokens", "targets", "step", "seed"];
+
 /// Skipped steps in a row before a run is given up.
 const MAX_SKIPPED: u32 = 5;
 /// Largest fetch that is recorded; activations are not metrics.
@@ -76,6 +79,23 @@ pub trait Observer {
     fn leave(&self) -> Option<Exit>;
 }
 
+/// Whether a text suits a session and the settings, before anything is run or written.
+///
+/// # Errors
+/// When the plan cannot be run on a text, the text is too short or has tokens that the model lacks,
+/// or fewer steps are asked for than are done.
+pub fn check(session: &Session, corpus: &Corpus, settings: &Settings) -> Result<(), Failure> {
+    let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
+    check_vocabulary(session, corpus)?;
+    corpus.batches(shape).map_err(|error| data(&error))?;
+    let Settings { done, steps, .. } = *settings;
+    if done > steps {
+        return Err(Failure::input(format!("the run has taken {done} steps, more than {steps}"))
+            .help("give more --steps"));
+    }
+    Ok(())
+}
+
 /// Initialises or goes on, and trains.
 ///
 /// # Errors
@@ -87,13 +107,8 @@ pub fn train(
     settings: &Settings,
     observer: &mut dyn Observer,
 ) -> Result<End, Failure> {
+    check(session, corpus, settings)?;
     let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
-    check_vocabulary(session, corpus)?;
-    if settings.done > settings.steps {
-        let (done, steps) = (settings.done, settings.steps);
-        return Err(Failure::input(format!("the run has taken {done} steps, more than {steps}"))
-            .help("give more --steps"));
-    }
     let batches = corpus.batches(shape).map_err(|error| data(&error))?;
     if settings.done == 0 && entry(session, INIT).is_ok() {
         run(session, INIT, &Given { step: 0, batch: None, settings })?;
@@ -125,7 +140,7 @@ impl Training<'_> {
         }
         for step in done + 1..=steps {
             self.leave_if_asked(step - 1)?;
-            if profile_steps > 0 && step + profile_steps == steps + 1 {
+            if profile_steps > 0 && steps - step + 1 == profile_steps {
                 self.session.set_profiling(true);
             }
             let batch = batches.train_batch(self.settings.seed, step).map_err(|e| data(&e))?;

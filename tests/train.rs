@@ -209,3 +209,28 @@ fn a_step_that_is_not_finite_is_skipped_or_ends_the_run_as_the_spec_says() {
     let resumed = bench.train("stops", &[&steps[..], &["--resume"]].concat());
     expect(&resumed, 12, "is not finite");
 }
+
+#[test]
+fn what_does_not_suit_the_step_is_refused_before_anything_is_written() {
+    let bench = Bench::new();
+    fs::write(bench.path("short"), "x".repeat(1100)).expect("written");
+    for (args, code, says) in [
+        (&["--input", "tua=3"][..], 1, "has no input `tua`"),
+        (&["--input", "step=3"], 1, "has no input `step`"),
+        (&["--input", "tua=x"], 2, "is no number"),
+        (&["--steps", "16777217"], 1, "`steps` cannot be"),
+        (&["--seed", "2147483648"], 1, "`seed` cannot be"),
+        (&["--threads", "0"], 2, "0 is not in 1..=1024"),
+        (&["--threads", "100000"], 2, "is not in"),
+        (&["--set", "vocab=64"], 1, "the model only 64 tokens"),
+        (&["--set", "seq=4000"], 1, "a window of 4000 needs 4001"),
+        (&["--set", "batch=0"], 1, "none of them 0"),
+        (&["--set", "d_model=2e12"], 1, "E0401"),
+        // More than any address space.
+        (&["--set", "d_model=100000000000"], 3, "of memory"),
+    ] {
+        expect(&bench.train("run", args), code, says);
+        assert!(!bench.path("run").exists(), "{args:?} leaves something");
+    }
+    expect(&bench.train("text/run", &[]), 3, "Not a directory");
+}

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use perilune_compiler::program::ArgKind;
 use perilune_plan::{Plan, TensorKind, container};
 use perilune_runtime::io::checkpoint::Snapshot;
 use perilune_runtime::{Options, Session};
@@ -29,6 +30,8 @@ use crate::{report, summary, weights};
 
 /// Validation batches at each look before the last, unless the spec says.
 const EVAL_BATCHES: u64 = 8;
+/// Most steps: the step is fed as f32, which counts no further.
+const MAX_STEPS: u64 = 1 << 24;
 /// Steps between checkpoints, unless the spec says.
 const CHECKPOINT_EVERY: u64 = 100;
 /// Checkpoints kept, unless the spec says.
@@ -54,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     eval_every: Option<u64>,
     /// Steps between checkpoints, of which there is one at the end too; 0: none at all
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
     /// Go on from the newest checkpoint in the folder
     #[arg(long)]
@@ -66,8 +69,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Worker threads (all cores); results do not depend on it
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Value of a further scalar input of the step
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]
     inputs: Vec<(String, String)>,
@@ -94,9 +97,10 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let mut checkpoints = checkpoints(args, &checked, &corpus, (&bytes, settings.seed))?;
     let resumed = begin(console, args, &mut checkpoints)?;
     settings.done = resumed.as_ref().map_or(0, |snapshot| snapshot.step);
-    write_file(&args.out.join("plan.perilune"), &bytes)?;
-    let options = Options { threads: args.threads, ..Options::default() };
+    let options = Options { threads: args.threads.map(usize::from), ..Options::default() };
     let mut session = Session::new(plan, options).map_err(runtime)?;
+    training::check(&session, &corpus, &settings)?;
+    write_file(&args.out.join("plan.perilune"), &bytes)?;
     if let Some(snapshot) = resumed {
         snapshot.restore(&mut session).map_err(runtime)?;
     }
@@ -169,8 +173,16 @@ fn settings(args: &Args, checked: &Checked) -> Result<Settings, Failure> {
         })?;
         inputs.insert(name.clone(), value);
     }
+    known_inputs(checked, inputs.keys())?;
     let eval_every = args.eval_every.unwrap_or_else(|| default("eval_every", 100));
     let steps = args.steps.unwrap_or_else(|| default("steps", 100));
+    let seed = args.seed.unwrap_or_else(|| default("seed", 0));
+    for (name, value, most) in [("steps", steps, MAX_STEPS), ("seed", seed, i32::MAX as u64)] {
+        if value > most {
+            return Err(Failure::input(format!("`{name}` cannot be {value}"))
+                .help(format!("give at most {most}")));
+        }
+    }
     Ok(Settings {
         done: 0,
         steps,
@@ -181,10 +193,32 @@ fn settings(args: &Args, checked: &Checked) -> Result<Settings, Failure> {
         eval_every,
         eval_batches: default("eval_batches", EVAL_BATCHES) as usize,
         final_eval: eval_every > 0,
-        seed: args.seed.unwrap_or_else(|| default("seed", 0)),
+        seed,
         profile_steps: PROFILE_STEPS.min(steps / 4),
         inputs,
     })
+}
+
+/// What is given with `--input` must be an input of the step.
+fn known_inputs<'a>(
+    checked: &Checked,
+    given: impl Iterator<Item = &'a String>,
+) -> Result<(), Failure> {
+    let graph = checked.elaborated.train_step.as_ref();
+    let inputs = graph.into_iter().flat_map(|graph| &graph.inputs);
+    let feeds = inputs.filter(|input| input.kind == ArgKind::Feed);
+    let own = |name: &&str| !training::PROVIDED.contains(name);
+    let known: Vec<&str> = feeds.map(|input| input.name.as_str()).filter(own).collect();
+    for name in given {
+        if !known.contains(&name.as_str()) {
+            let help = match known.as_slice() {
+                [] => "the step has no input of its own".to_owned(),
+                known => format!("its inputs: {}", known.join(", ")),
+            };
+            return Err(Failure::input(format!("the step has no input `{name}`")).help(help));
+        }
+    }
+    Ok(())
 }
 
 fn describe(

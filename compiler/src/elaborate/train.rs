@@ -79,7 +79,7 @@ pub(super) fn elaborate(
     outputs.extend(norm.map(|v| (v, ResultTarget::Fetch("grad_norm".into()))));
     super::optimizer::apply(&mut cx, &mut step, spec);
     for (index, value, span) in model_updates {
-        let value = cx.over_micro_batches(value);
+        let value = cx.update_over_micro_batches(value);
         step.new.insert(index, (value, span));
     }
     let state_updates = std::mem::take(&mut cx.updates);

@@ -152,10 +152,10 @@ impl Cx<'_, '_> {
     /// A new value of a buffer for all micro-batches: what it makes of counts and maxima it makes of
     /// those of the whole step; what depends on a batch in another way is a mean.
     pub(super) fn update_over_micro_batches(&mut self, value: Value) -> Value {
-        self.from_joined(value).unwrap_or_else(|| self.over_micro_batches(value))
+        self.of_whole_step(value).unwrap_or_else(|| self.over_micro_batches(value))
     }
 
-    fn from_joined(&mut self, value: Value) -> Option<Value> {
+    fn of_whole_step(&mut self, value: Value) -> Option<Value> {
         if !self.micro.as_ref()?.batched[value] {
             return Some(value);
         }
@@ -168,7 +168,7 @@ impl Cx<'_, '_> {
             return None;
         }
         let operands: Option<Vec<Value>> =
-            node.operands.iter().map(|v| self.from_joined(*v)).collect();
+            node.operands.iter().map(|v| self.of_whole_step(*v)).collect();
         let results = self.must_add(node.op, &operands?, node.origin.derived("joined"));
         results.get(n as usize).copied()
     }

@@ -15,7 +15,13 @@ pub const LANES: usize = 32;
 /// Row and column of an element of A held by `lane` in `register` at position `element`.
 #[must_use]
 #[inline]
-pub const fn a_index(rows: usize, per_register: usize, lane: usize, register: usize, element: usize) -> (usize, usize) {
+pub const fn a_index(
+    rows: usize,
+    per_register: usize,
+    lane: usize,
+    register: usize,
+    element: usize,
+) -> (usize, usize) {
     let row_blocks = rows / 8;
     let row = lane / 4 + 8 * (register % row_blocks);
     let column = per_register * (lane % 4) + element + 4 * per_register * (register / row_blocks);
@@ -25,7 +31,12 @@ pub const fn a_index(rows: usize, per_register: usize, lane: usize, register: us
 /// Row (along k) and column of an element of B held by `lane` in `register` at position `element`.
 #[must_use]
 #[inline]
-pub const fn b_index(per_register: usize, lane: usize, register: usize, element: usize) -> (usize, usize) {
+pub const fn b_index(
+    per_register: usize,
+    lane: usize,
+    register: usize,
+    element: usize,
+) -> (usize, usize) {
     (per_register * (lane % 4) + element + 4 * per_register * register, lane / 4)
 }
 

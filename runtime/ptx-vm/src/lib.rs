@@ -14,3 +14,4 @@
 pub mod number;
 pub mod matrix;
 pub mod tensor_map;
+pub mod mbarrier;

@@ -221,10 +221,10 @@ impl TensorMap {
         let mut rest = index;
         let mut address = self.address;
         let mut inside = true;
-        for dim in 1..self.dims.len() {
+        for (dim, first) in start.iter().enumerate().skip(1) {
             let extent = self.box_extent(dim);
             let step = i64::from(self.element_strides[dim]);
-            let at = start[dim] + i64::from(rest % extent) * step;
+            let at = first + i64::from(rest % extent) * step;
             rest /= extent;
             match u64::try_from(at) {
                 Ok(at) if at < self.dims[dim] => {

@@ -47,7 +47,7 @@ pub fn float_to_float(from: FloatFormat, to: FloatFormat, bits: u64, mode: Mode)
 /// `value` rounded to `to` under the modifiers of `mode`.
 #[must_use]
 pub fn encode_with(to: FloatFormat, value: f64, mode: Mode) -> u64 {
-    let value = if mode.relu && value < 0.0 || mode.relu && value == 0.0 { 0.0 } else { value };
+    let value = if mode.relu && value <= 0.0 { 0.0 } else { value };
     let value = match mode.sat {
         true if value > 0.0 => value.min(1.0),
         true => 0.0,

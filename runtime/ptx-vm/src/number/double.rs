@@ -18,9 +18,7 @@ fn finish(value: f64) -> u64 {
 #[inline]
 pub fn add(a: u64, b: u64, rounding: Rounding) -> u64 {
     let (a, b) = (f64::from_bits(a), f64::from_bits(b));
-    if rounding == Rounding::NearestEven
-        || !(a + b).is_finite() && !(a.is_finite() && b.is_finite())
-    {
+    if rounding == Rounding::NearestEven || !a.is_finite() || !b.is_finite() {
         return finish(a + b);
     }
     sum(Wide::of(a), Wide::of(b), is_plus_zero(a) && is_plus_zero(b), rounding)

@@ -1,5 +1,7 @@
 //! Products on fragments against plain matrix products, for every shape and type.
 
+#![expect(clippy::needless_range_loop, reason = "lanes are numbers here, as in the manual")]
+
 use super::*;
 use Accumulator::F16;
 

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "src"))
 
 import triton  # noqa: E402
-from fixture import Buffer, CudaFixture, Scalar, TritonFixture, Writer  # noqa: E402
+from fixture import Buffer, CudaFixture, Scalar, TensorMap, TritonFixture, Writer  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -79,7 +79,8 @@ def write_triton(f: TritonFixture, target: str, writer: Writer):
     scratch = meta.global_scratch_size * ctas * meta.num_ctas
     hidden = Buffer("scratch", "Uninit", scratch) if scratch else Scalar("U64", 0)
     assert meta.profile_scratch_size == 0
-    block = (32 * re_num_warps(text, meta.num_warps), 1, 1)
+    check_descriptors(f, meta)
+    block = (32 * warps_of(text, meta.num_warps), 1, 1)
     # One program is a cluster of `num_ctas` CTAs, laid along x.
     grid = (launch.grid[0] * meta.num_ctas, *launch.grid[1:])
     full = type(launch)(
@@ -93,7 +94,17 @@ def write_triton(f: TritonFixture, target: str, writer: Writer):
     return path
 
 
-def re_num_warps(text: str, num_warps: int) -> int:
+def check_descriptors(f: TritonFixture, meta):
+    """The host descriptors of the launch are what Triton's launcher would make."""
+    swizzles = ["None", "B32", "B64", "B128"]
+    maps = [p for p in f.launch.params if isinstance(p, TensorMap)]
+    assert len(maps) == len(meta.tensordesc_meta)
+    for p, wanted in zip(maps, meta.tensordesc_meta):
+        assert p.swizzle == swizzles[wanted["swizzle"]], (p, wanted)
+        assert p.box == list(reversed(wanted["block_size"])), (p, wanted)
+
+
+def warps_of(text: str, num_warps: int) -> int:
     """Warps of a CTA; warp-specialised kernels have more than they were asked for."""
     threads = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", text)
     return int(threads.group(1)) // 32 if threads else num_warps

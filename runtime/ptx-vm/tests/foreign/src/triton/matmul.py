@@ -35,7 +35,17 @@ def matmul(
     tl.store(c + rows[:, None] * n + columns[None, :], sums.to(c.dtype.element_ty), mask=mask)
 
 
-def product(name, operand, result, tolerance, scale=1.0, stages=2, targets=("sm_80", "sm_90a")):
+def product(
+    name,
+    operand,
+    result,
+    tolerance,
+    shape=(67, 72, 88),
+    tile=(64, 64, 32),
+    stages=2,
+    warps=4,
+    targets=("sm_80", "sm_90a"),
+):
     """One fixture: the Triton names of the operand and result types choose everything else."""
     types = {
         "fp16": np.float16,
@@ -48,15 +58,14 @@ def product(name, operand, result, tolerance, scale=1.0, stages=2, targets=("sm_
     }
     integers = operand == "i8"
     rng = generator(name)
-    m, n, k = 67, 72, 88
+    m, n, k = shape
     if integers:
         a, b = (rng.integers(-128, 128, s).astype(np.int8) for s in ((m, k), (k, n)))
         exact = a.astype(np.int64) @ b.astype(np.int64)
     else:
-        a, b = (rng.normal(0, scale, s).astype(types[operand]) for s in ((m, k), (k, n)))
+        a, b = (rng.normal(0, 1, s).astype(types[operand]) for s in ((m, k), (k, n)))
         exact = a.astype(np.float64) @ b.astype(np.float64)
     c = exact.astype(types[result])
-    tile = (64, 64, 32)
     grid = (-(-m // tile[0]), -(-n // tile[1]), 1)
     launch = Launch(
         grid=grid,
@@ -86,8 +95,8 @@ def product(name, operand, result, tolerance, scale=1.0, stages=2, targets=("sm_
             "N": ("constexpr", tile[1]),
             "K": ("constexpr", tile[2]),
         },
-        aligned=("a", "b", "c", "n", "k") if k % 16 == 0 and n % 16 == 0 else ("a", "b", "c"),
-        options={"num_stages": stages},
+        aligned=("a", "b", "c", *(x for x, size in (("n", n), ("k", k)) if size % 16 == 0)),
+        options={"num_stages": stages, "num_warps": warps},
         targets=targets,
         launch=launch,
     )
@@ -96,3 +105,36 @@ def product(name, operand, result, tolerance, scale=1.0, stages=2, targets=("sm_
 def fixtures():
     # Products of two 11-bit significands are exact in fp32; only the order of the sum differs.
     yield product("triton_matmul_f16", "fp16", "fp32", "AbsRel(1e-4, 1e-5)")
+    # Sizes that are multiples of 16, so that copies to shared memory are asynchronous.
+    yield product(
+        "triton_matmul_bf16_pipelined",
+        "bf16",
+        "bf16",
+        "AbsRel(1e-3, 8e-3)",
+        shape=(67, 80, 144),
+        stages=3,
+    )
+    # tf32 keeps 11 bits of each operand's significand.
+    yield product("triton_matmul_tf32", "fp32", "fp32", "AbsRel(3e-2, 2e-3)", shape=(67, 80, 48))
+    yield product("triton_matmul_i8", "i8", "i32", "Exact", shape=(67, 80, 112))
+    yield product(
+        "triton_matmul_e4m3",
+        "fp8e4nv",
+        "fp32",
+        # The accumulator of fp8 products keeps fewer bits of the aligned addends.
+        "AbsRel(2e-2, 2e-3)",
+        shape=(67, 80, 96),
+        targets=("sm_90a",),
+    )
+    yield product("triton_matmul_e5m2", "fp8e5", "fp32", "AbsRel(2e-2, 2e-3)", shape=(67, 80, 96))
+    # Two warpgroups.
+    yield product(
+        "triton_matmul_f16_wide",
+        "fp16",
+        "fp16",
+        "AbsRel(1e-3, 2e-3)",
+        shape=(100, 128, 64),
+        tile=(128, 128, 64),
+        warps=8,
+        targets=("sm_90a",),
+    )

@@ -114,7 +114,7 @@ def write_cuda(f: CudaFixture, target: str, writer: Writer):
     path = HERE / f"{f.name}.{target}.ptx"
     command = [CLANG, "-x", "cuda", "--cuda-device-only", "-nocudainc", "-nocudalib"]
     command += [f"--cuda-gpu-arch={target}", f"--cuda-feature=+ptx{PTX_VERSION}", "-std=c++20"]
-    command += ["-O2", "-Wall", "-Werror", "-fdebug-compilation-dir=.", *f.flags]
+    command += ["-O2", "-fwrapv", "-Wall", "-Werror", "-fdebug-compilation-dir=.", *f.flags]
     command += ["-S", "-o", str(path), f"{f.source}.cu"]
     subprocess.run(command, check=True, cwd=HERE / "src" / "cuda")
     writer.launch(f.name, target, f.entry, f.launch, f.launch.shared_bytes)

@@ -2,40 +2,9 @@
 // guarded by mbarriers, a warpgroup multiplies them by wgmma, and the result leaves by a TMA store.
 // A is m x k and B is n x k, both row-major in k; C is m x n in fp32. Tiles of 64 x 64 x 64, whose rows
 // are 128 bytes, with the 128-byte swizzle.
-#include "device.cuh"
+#include "async.cuh"
 
 constexpr int M = 64, N = 64, K = 64, STAGES = 3, TILE_BYTES = 64 * 64 * 2;
-
-struct alignas(64) TensorMap {
-  char opaque[128];
-};
-
-__device__ __forceinline__ void init(uint64_t *bar, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals)
-               : "memory");
-}
-
-__device__ __forceinline__ void wait(uint64_t *bar, int parity) {
-  asm volatile("{\n\t"
-               ".reg .pred done;\n"
-               "WAIT_%=:\n\t"
-               "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-               "@!done bra WAIT_%=;\n\t"
-               "}" ::"r"(shared_address(bar)),
-               "r"(parity)
-               : "memory");
-}
-
-__device__ __forceinline__ void arrive(uint64_t *bar) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
-}
-
-__device__ __forceinline__ void fetch(void *to, const TensorMap *map, int x, int y, uint64_t *bar) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-               "[%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
-               "l"(map), "r"(x), "r"(y), "r"(shared_address(bar))
-               : "memory");
-}
 
 // Rows of 128 bytes, 128-byte swizzle: groups of eight rows are 1024 bytes apart.
 __device__ __forceinline__ uint64_t descriptor(const void *tile, int k_bytes) {
@@ -59,11 +28,10 @@ extern "C" __global__ void __launch_bounds__(256)
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < STAGES; i++) {
-      init(&full[i], 1);
-      init(&empty[i], 128);
+      mbarrier_init(&full[i], 1);
+      mbarrier_init(&empty[i], 128);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    mbarrier_init_fence();
   }
   __syncthreads();
 
@@ -73,13 +41,10 @@ extern "C" __global__ void __launch_bounds__(256)
       for (int i = 0; i < steps; i++) {
         int stage = i % STAGES;
         // The first round finds the parity of the phase before the first as completed.
-        wait(&empty[stage], (i / STAGES & 1) ^ 1);
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                         shared_address(&full[stage])),
-                     "r"(2 * TILE_BYTES)
-                     : "memory");
-        fetch(tile_a + stage * TILE_BYTES, &map_a, i * K, row, &full[stage]);
-        fetch(tile_b + stage * TILE_BYTES, &map_b, i * K, column, &full[stage]);
+        mbarrier_wait(&empty[stage], (i / STAGES & 1) ^ 1);
+        mbarrier_expect(&full[stage], 2 * TILE_BYTES);
+        fetch_tile(tile_a + stage * TILE_BYTES, &map_a, i * K, row, &full[stage]);
+        fetch_tile(tile_b + stage * TILE_BYTES, &map_b, i * K, column, &full[stage]);
       }
     return;
   }
@@ -88,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(256)
   float d[32] = {};
   for (int i = 0; i < steps; i++) {
     int stage = i % STAGES;
-    wait(&full[stage], i / STAGES & 1);
+    mbarrier_wait(&full[stage], i / STAGES & 1);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
     for (int inner = 0; inner < 4; inner++) {
       uint64_t x = descriptor(tile_a + stage * TILE_BYTES, inner * 32);
@@ -117,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(256)
                    "+f"(d[30]), "+f"(d[31])
                  :
                  : "memory");
-    arrive(&empty[stage]);
+    mbarrier_arrive(&empty[stage]);
   }
 
   int warp = threadIdx.x / 32, lane = lane_id();
@@ -127,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(256)
       *(float2 *)&tile_c[r * N + j * 8 + lane % 4 * 2] = {d[j * 4 + half * 2],
                                                           d[j * 4 + half * 2 + 1]};
     }
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  proxy_fence();
   asm volatile("bar.sync 1, 128;" ::: "memory");
   if (threadIdx.x == 0) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(

@@ -331,7 +331,8 @@ impl Launch {
     pub fn read(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let size = std::fs::metadata(path).map_err(|e| failure(&name, code::LAUNCH, e.to_string()))?;
+        let size =
+            std::fs::metadata(path).map_err(|e| failure(&name, code::LAUNCH, e.to_string()))?;
         if size.len() > MAX_TEXT_BYTES {
             let message = format!("a launch of more than {MAX_TEXT_BYTES} bytes");
             return Err(failure(&name, code::LIMIT, message));

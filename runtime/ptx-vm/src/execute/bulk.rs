@@ -4,12 +4,12 @@
 //! - The bytes move at once; mbarriers hear of them between turns ([`Engine::settle`]), groups at the wait.
 //!   Until then the checks treat both ends as in flight.
 
-use super::access::{Fault, Place, Touch};
+use super::access::{Fault, Place, Touch, WEAK};
 use super::cluster::{Engine, lanes};
 use super::mbarrier::{Completing, Object};
 use super::state::Warp;
 use super::warp::{At, Flow};
-use crate::check::finding;
+use crate::check::{Access, AsyncAccess, finding};
 use crate::module::{
     Address, BulkCopy, BulkOp, Completion, Direction, Row, StoreAsync, TensorCopy,
 };
@@ -17,9 +17,20 @@ use crate::tensor_map::{BYTES, Field, Reduction, TensorMap, TensorType};
 
 /// How the end of a copy is noticed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
+    /// Bytes arrive at an mbarrier.
     Object(Object),
+    /// A bulk group of the thread.
     Group,
+    /// A wgmma of the warp, by its number.
+    Product(u64),
+}
+
+impl Ending {
+    /// Whether a wgmma ends here.
+    pub(crate) fn is_product(self) -> bool {
+        matches!(self, Self::Product(_))
+    }
 }
 
 type Done = Result<(), Fault>;
@@ -33,13 +44,13 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         match op {
             BulkOp::Commit => {
                 if CHECK {
-                    self.commit_bulk(warp, at);
+                    self.checker.commit_bulk(warp, at.active);
                 }
                 return Flow::Next;
             }
             BulkOp::Wait { pending, read } => {
                 if CHECK {
-                    self.land_bulk(warp, at, *pending as usize, *read);
+                    self.checker.land_bulk(warp, at.active, (*pending as usize, *read));
                 }
                 return Flow::Next;
             }
@@ -70,11 +81,24 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Flow::Next
     }
 
-    /// Up to any number of bytes at a place that was located with a multiple of 8.
+    /// Tells the checks of one end of a copy.
+    fn touch_async(
+        &mut self,
+        warp: &mut Warp,
+        at: (&At, usize),
+        (place, bytes, touch): (Place, u64, Touch),
+        ending: Ending,
+    ) {
+        let access = AsyncAccess { place, bytes, touch, ending };
+        for found in self.checker.touch_async(warp, at, access) {
+            self.report_raw(warp, found);
+        }
+    }
+
+    /// Any number of bytes at a place that was located with a multiple of 8.
     fn read_bytes(&self, warp: &Warp, lane: usize, place: Place, bytes: usize) -> Vec<u8> {
-        let words = (0..bytes / 8).flat_map(|word| {
-            self.read(warp, lane, place.behind(8 * word as u64), 8).to_le_bytes()
-        });
+        let words = (0..bytes / 8)
+            .flat_map(|word| self.read(warp, lane, place.behind(8 * word as u64), 8).to_le_bytes());
         let mut found: Vec<u8> = words.collect();
         for byte in bytes / 8 * 8..bytes {
             found.push(self.read(warp, lane, place.behind(byte as u64), 1) as u8);
@@ -180,7 +204,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let mask = warp.row(at, mask).0[lane] & 0xffff;
         let ranks = self.ctas.len() as u32;
         if mask >> ranks != 0 {
-            return Err(invalid(format!("a multicast to {mask:#06x} in a cluster of {ranks} CTAs")));
+            return Err(invalid(format!(
+                "a multicast to {mask:#06x} in a cluster of {ranks} CTAs"
+            )));
         }
         let named = (0..ranks).filter(|rank| mask >> rank & 1 != 0);
         Ok(named.map(|rank| (Some(rank), Place::Shared(rank, offset))).collect())
@@ -210,13 +236,19 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     }
 
     /// The tensor map at an address.
-    fn map(&self, warp: &Warp, (at, lane): (&At, usize), copy: &TensorCopy) -> Result<TensorMap, Fault> {
+    fn map(
+        &self,
+        warp: &Warp,
+        (at, lane): (&At, usize),
+        copy: &TensorCopy,
+    ) -> Result<TensorMap, Fault> {
         let address = self.address(warp, at, &copy.map, lane);
         let place = self.locate_part(warp, lane, (copy.map.space, address), (64, BYTES as u64))?;
         let found = self.read_bytes(warp, lane, place, BYTES);
         let mut bytes = [0; BYTES];
         bytes.copy_from_slice(&found);
-        let map = TensorMap::decode(&bytes).map_err(|error| invalid(format!("no tensor map: {error}")))?;
+        let map = TensorMap::decode(&bytes)
+            .map_err(|error| invalid(format!("no tensor map: {error}")))?;
         let (have, want) = (map.dims.len(), copy.coordinates.len as usize);
         if have != want {
             let message = format!("a copy of {want} dimensions through a tensor map of {have}");
@@ -225,7 +257,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Ok(map)
     }
 
-    fn tensor_copy(&mut self, warp: &mut Warp, (at, lane): (&At, usize), copy: &TensorCopy) -> Done {
+    fn tensor_copy(
+        &mut self,
+        warp: &mut Warp,
+        (at, lane): (&At, usize),
+        copy: &TensorCopy,
+    ) -> Done {
         let map = self.map(warp, (at, lane), copy)?;
         let module = self.setup.module;
         let coordinates: Vec<i32> = module
@@ -258,7 +295,13 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     }
 
     /// The place of `bytes` global bytes of a tensor.
-    fn tensor_bytes(&self, warp: &Warp, lane: usize, address: u64, bytes: u32) -> Result<Place, Fault> {
+    fn tensor_bytes(
+        &self,
+        warp: &Warp,
+        lane: usize,
+        address: u64,
+        bytes: u32,
+    ) -> Result<Place, Fault> {
         let space = crate::module::Space::Global;
         self.locate_part(warp, lane, (space, address), (1, bytes.into()))
     }
@@ -285,7 +328,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                     let read = (from, row.bytes.into(), Touch::Read);
                     self.touch_async(warp, (at, lane), read, ending);
                 }
-                for (index, byte) in bytes[row.skipped as usize..][..row.bytes as usize].iter_mut().enumerate() {
+                for (index, byte) in
+                    bytes[row.skipped as usize..][..row.bytes as usize].iter_mut().enumerate()
+                {
                     *byte = self.read(warp, lane, from.behind(index as u64), 1) as u8;
                 }
             }
@@ -332,7 +377,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Ok(())
     }
 
-    fn store_async(&mut self, warp: &mut Warp, (at, lane): (&At, usize), store: &StoreAsync) -> Done {
+    fn store_async(
+        &mut self,
+        warp: &mut Warp,
+        (at, lane): (&At, usize),
+        store: &StoreAsync,
+    ) -> Done {
         let width = usize::from(store.bytes);
         let bytes = width * store.values.len as usize;
         let address = self.address(warp, at, &store.to, lane);
@@ -370,7 +420,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         field.replace(&mut bytes, warp.row(at, value).0[lane]);
         let place = place.behind(offset as u64);
         if CHECK {
-            let access = crate::check::Access::of(place, width as u64, Touch::Write, super::access::WEAK);
+            let access = Access::of(place, width as u64, Touch::Write, WEAK);
             self.touch(warp, at, lane, access);
         }
         self.write_bytes(warp, lane, place, &bytes[offset..offset + width]);
@@ -378,13 +428,19 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     }
 
     /// `tensormap.cp_fenceproxy`.
-    fn publish(&mut self, warp: &mut Warp, (at, lane): (&At, usize), to: &Address, from: &Address) -> Done {
+    fn publish(
+        &mut self,
+        warp: &mut Warp,
+        (at, lane): (&At, usize),
+        to: &Address,
+        from: &Address,
+    ) -> Done {
         let (source, target) =
             (self.address(warp, at, from, lane), self.address(warp, at, to, lane));
         let source = self.locate_part(warp, lane, (from.space, source), (128, BYTES as u64))?;
         let target = self.locate_part(warp, lane, (to.space, target), (128, BYTES as u64))?;
         if CHECK {
-            let of = |place, touch| crate::check::Access::of(place, BYTES as u64, touch, super::access::WEAK);
+            let of = |place, touch| Access::of(place, BYTES as u64, touch, WEAK);
             self.touch(warp, at, lane, of(source, Touch::Read));
             self.touch(warp, at, lane, of(target, Touch::Write));
         }

@@ -26,10 +26,11 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let mut bytes = [0u8; 16];
             if wanted > 0 {
                 // The address is aligned to the whole copy; only what is wanted must exist.
-                let from = match self.locate_part(warp, lane, (copy.from.space, from), (size, wanted)) {
-                    Ok(place) => place,
-                    Err(fault) => return self.fault(warp, at, lane, fault),
-                };
+                let from =
+                    match self.locate_part(warp, lane, (copy.from.space, from), (size, wanted)) {
+                        Ok(place) => place,
+                        Err(fault) => return self.fault(warp, at, lane, fault),
+                    };
                 if CHECK {
                     self.touch(warp, at, lane, Access::of(from, wanted, Touch::Read, WEAK));
                 }
@@ -67,6 +68,17 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             warp.copy_groups.push_back((at.active, group));
         }
         Flow::Next
+    }
+
+    /// All copies of a lane have landed, as an arrival behind them says.
+    pub(super) fn land_copies_of(&mut self, warp: &mut Warp, lane: usize) {
+        let mine = |copied: &Copied| usize::from(copied.lane) == lane;
+        let groups = warp.copy_groups.iter().flat_map(|(_, group)| group);
+        let copies: Vec<Copied> =
+            warp.open_copies.iter().chain(groups).filter(|copied| mine(copied)).copied().collect();
+        for copied in copies {
+            self.checker.landed(warp, copied);
+        }
     }
 
     /// `cp.async.wait_group` and `wait_all`.

@@ -50,9 +50,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             return self.mbarrier_wait(warp, at, op);
         }
         for lane in lanes(at.active) {
-            let done = self.object(warp, at, &op.at, lane).and_then(|object| {
-                self.act(warp, (at, lane), object, op)
-            });
+            let done = self
+                .object(warp, at, &op.at, lane)
+                .and_then(|object| self.act(warp, (at, lane), object, op));
             if let Err(fault) = done {
                 return self.fault(warp, at, lane, fault);
             }
@@ -117,7 +117,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let value = |warp: &Warp, row| warp.row(at, row).0[lane] as u32;
         match op.what {
             MbarrierAction::Init { count } => {
-                self.init_object(warp, (at, lane), object, value(warp, count))?;
+                self.init_object(at, object, value(warp, count))?;
             }
             MbarrierAction::Invalidate => {
                 self.state_of(object)?;
@@ -143,25 +143,20 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Ok(())
     }
 
-    fn init_object(
-        &mut self,
-        warp: &mut Warp,
-        (at, lane): (&At, usize),
-        object: Object,
-        count: u32,
-    ) -> Result<(), Fault> {
+    fn init_object(&mut self, at: &At, object: Object, count: u32) -> Result<(), Fault> {
         let state = Mbarrier::init(count)?;
         if let Ok(old) = self.state_of(object) {
             if old.pending != old.expected || old.pending_bytes != 0 {
                 let pending = old.pending;
-                let message = format!("the mbarrier here is in use: its phase waits for {pending} arrivals");
+                let message =
+                    format!("the mbarrier here is in use: its phase waits for {pending} arrivals");
                 return Err(Fault { code: finding::MBARRIER_STATE, message });
             }
         }
         self.objects.insert(object, at.pc);
         self.put_bits(object, state.encode());
         if CHECK {
-            self.checker.object_begun(warp, lane, object);
+            self.checker.object_begun(object);
         }
         Ok(())
     }
@@ -179,7 +174,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             if let MbarrierAction::ArriveAfterCopies { .. } = op.what {
                 self.land_copies_of(warp, lane);
             }
-            self.checker.arrive_at(warp, lane, object, (op.order, op.scope));
+            self.checker.arrive_at(warp, lane, object, op.order);
         }
         match op.what {
             MbarrierAction::Arrive { token, count, expect, drop, no_complete } => {
@@ -217,7 +212,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     pub(super) fn settle(&mut self) {
         for completing in std::mem::take(&mut self.completing) {
             self.arrivals = true;
-            let Err(error) = self.complete_bytes(completing.object, completing.bytes) else { continue };
+            let Err(error) = self.complete_bytes(completing.object, completing.bytes) else {
+                continue;
+            };
             let warp = Warp { index: completing.warp, cta: completing.cta, ..Warp::default() };
             let message = format!("when this copy ended: {error}");
             self.fail(code_of(error), (&warp, 1 << completing.lane), completing.pc, message);
@@ -231,7 +228,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         for cta in 0..self.ctas.len() {
             for warp in 0..self.ctas[cta].warps.len() {
                 for group in 0..self.ctas[cta].warps[warp].groups.len() {
-                    let State::Await(awaited) = self.ctas[cta].warps[warp].groups[group].state else {
+                    let State::Await(awaited) = self.ctas[cta].warps[warp].groups[group].state
+                    else {
                         continue;
                     };
                     let here = match awaited {
@@ -318,7 +316,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
             Awaited::Phase { object: (rank, offset), parity } => {
                 let Ok(state) = self.state_of((rank, offset)) else {
-                    return Some((finding::MBARRIER_STATE, "waits for an mbarrier that ended".to_owned()));
+                    return Some((
+                        finding::MBARRIER_STATE,
+                        "waits for an mbarrier that ended".to_owned(),
+                    ));
                 };
                 let message = format!(
                     "waits for phase {} of the mbarrier at {offset} of CTA {rank}, \

@@ -1,13 +1,15 @@
 //! A launch made ready: checked against the kernel, memory laid out, constants resolved.
 
 use super::grid::Options;
-use crate::launch::{Init, Launch, LaunchParam, random_bytes};
+use crate::check::History;
+use crate::launch::{Dtype, Init, Launch, LaunchParam, OutOfBounds, SwizzleMode, random_bytes};
+use crate::matrix::Swizzle;
 use crate::memory::{Memory, address_of};
 use crate::module::{
     Constant, FUNCTION_WINDOW, Kernel, Module, RelocationTarget, Space, Special, VariableDef,
 };
-use crate::check::History;
 use crate::source::{LoadError, code};
+use crate::tensor_map::{self, MapError, TensorMap, TensorType};
 use std::sync::Mutex;
 
 /// Threads of a CTA at most.
@@ -89,7 +91,10 @@ pub(super) fn check_extents(
         return fail(format!("the kernel requires {:?} threads, not {block:?}", kernel.req_ntid));
     }
     if kernel.max_ntid.is_some_and(|most| volume(block) > volume(most)) {
-        return fail(format!("the kernel takes at most {:?} threads, not {block:?}", kernel.max_ntid));
+        return fail(format!(
+            "the kernel takes at most {:?} threads, not {block:?}",
+            kernel.max_ntid
+        ));
     }
     if kernel.cluster.is_some() && cluster.is_some() && cluster != kernel.cluster {
         return fail(format!("the kernel requires clusters of {:?}", kernel.cluster));
@@ -122,11 +127,7 @@ pub(super) fn place_globals(module: &Module, memory: &mut Memory) -> Option<Vec<
 }
 
 /// Writes initial values, now that every address is known.
-pub(super) fn initialise(
-    module: &Module,
-    globals: &[Option<u64>],
-    memory: &Memory,
-) -> Vec<u8> {
+pub(super) fn initialise(module: &Module, globals: &[Option<u64>], memory: &Memory) -> Vec<u8> {
     let variables = &module.variables;
     let mut constants = vec![0; variables.const_bytes as usize];
     for (index, variable) in variables.all.iter().enumerate() {
@@ -170,11 +171,7 @@ fn variable_place(module: &Module, index: usize, globals: &[Option<u64>]) -> u64
 }
 
 /// What fills the constant rows of every function.
-pub(super) fn fills(
-    module: &Module,
-    kernel: &Kernel,
-    globals: &[Option<u64>],
-) -> Vec<Vec<Fill>> {
+pub(super) fn fills(module: &Module, kernel: &Kernel, globals: &[Option<u64>]) -> Vec<Vec<Fill>> {
     let fill = |constant: &Constant| match *constant {
         Constant::Bits(bits) => Fill::Bits(bits),
         Constant::Frame(offset) => Fill::Frame(offset),
@@ -262,10 +259,72 @@ fn parameter(
         LaunchParam::F32(value) => value.to_le_bytes().to_vec(),
         LaunchParam::F64(value) => value.to_le_bytes().to_vec(),
         LaunchParam::Bytes(bytes) => bytes.clone(),
-        LaunchParam::TensorMap { .. } => {
-            return Err(Refusal::Message("tensor maps are not supported yet".to_owned()));
+        LaunchParam::TensorMap { name, over, .. } => {
+            let Some(address) = memory.address(over) else {
+                let message = format!("no buffer `{over}` stands before the tensor map `{name}`");
+                return Err(Refusal::Message(message));
+            };
+            let map =
+                tensor_map(given, address).map_err(|error| Refusal::Message(error.to_string()))?;
+            map.encode().to_vec()
         }
     })
+}
+
+/// The map of a launch's description, over a buffer at `address`.
+fn tensor_map(given: &LaunchParam, address: u64) -> Result<TensorMap, MapError> {
+    let LaunchParam::TensorMap {
+        dtype,
+        dims,
+        strides,
+        box_dims,
+        element_strides,
+        swizzle,
+        oob,
+        ..
+    } = given
+    else {
+        return Err(MapError::Rank);
+    };
+    let steps =
+        if element_strides.is_empty() { vec![1; dims.len()] } else { element_strides.clone() };
+    let map = TensorMap {
+        dtype: element_type(*dtype),
+        address,
+        dims: dims.clone(),
+        strides: strides.clone(),
+        box_dims: box_dims.clone(),
+        element_strides: steps,
+        swizzle: match swizzle {
+            SwizzleMode::None => Swizzle::None,
+            SwizzleMode::B32 => Swizzle::B32,
+            SwizzleMode::B64 => Swizzle::B64,
+            SwizzleMode::B128 => Swizzle::B128,
+        },
+        fill: match oob {
+            OutOfBounds::Zeros => tensor_map::Fill::Zeros,
+            OutOfBounds::Nan => tensor_map::Fill::Nan,
+        },
+    };
+    map.validate()?;
+    Ok(map)
+}
+
+/// The element type of a tensor map; bytes have no meaning of their own in one.
+fn element_type(dtype: Dtype) -> TensorType {
+    match dtype {
+        Dtype::F64 => TensorType::F64,
+        Dtype::F32 => TensorType::F32,
+        Dtype::Tf32 => TensorType::Tf32,
+        Dtype::F16 => TensorType::F16,
+        Dtype::Bf16 => TensorType::Bf16,
+        Dtype::E4m3 | Dtype::E5m2 | Dtype::I8 | Dtype::U8 => TensorType::U8,
+        Dtype::I16 | Dtype::U16 => TensorType::U16,
+        Dtype::I32 => TensorType::S32,
+        Dtype::U32 => TensorType::U32,
+        Dtype::I64 => TensorType::S64,
+        Dtype::U64 => TensorType::U64,
+    }
 }
 
 fn buffer(

@@ -190,6 +190,16 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
             Op::Bar { .. } => self.bar(warp, at, op),
             Op::ClusterArrive => self.cluster_arrive(warp, at),
+            Op::Matrix(op) => self.matrix(warp, at, op),
+            Op::Wgmma(op) => self.wgmma(warp, at, op),
+            Op::Mbarrier(op) => self.mbarrier(warp, at, op),
+            Op::Bulk(op) => self.bulk(warp, at, op),
+            Op::FenceProxy(fence) => {
+                if CHECK {
+                    self.checker.fence_proxy(warp, at.active, *fence);
+                }
+                Flow::Next
+            }
             Op::ClusterWait => self.cluster_wait(warp, at),
             Op::BranchIndex { index, targets } => self.branch_index(warp, at, *index, *targets),
             Op::Call(call) => self.call(warp, at, call),
@@ -281,7 +291,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let ranks = self.ctas.len() as u64;
         let wrong = lanes(at.active).find(|lane| warp.row(at, rank).0[*lane] >= ranks);
         if let Some(lane) = wrong {
-            let message = format!("the cluster has {ranks} CTAs, no CTA {}", warp.row(at, rank).0[lane]);
+            let message =
+                format!("the cluster has {ranks} CTAs, no CTA {}", warp.row(at, rank).0[lane]);
             self.fail(finding::ADDRESS, (warp, 1 << lane), at.pc, message);
             return Flow::Stop;
         }

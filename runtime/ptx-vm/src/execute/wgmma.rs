@@ -65,12 +65,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
             WgmmaOp::Commit => {
                 warp.products.committed.push_back(warp.products.issued);
-                if CHECK {
-                    self.commit_products(warp);
-                }
                 Flow::Next
             }
-            WgmmaOp::Wait { pending } => self.wait_products(warp, at, *pending as usize),
+            WgmmaOp::Wait { pending } => self.wait_products(warp, *pending as usize),
             WgmmaOp::Multiply(multiply) => self.multiply_async(warp, at, multiply),
         }
     }
@@ -83,17 +80,18 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             .then(|| format!("the CTA has {warps} warps, no whole warpgroup from warp {first} on"))
     }
 
-    fn wait_products(&mut self, warp: &mut Warp, at: &At, pending: usize) -> Flow {
+    fn wait_products(&mut self, warp: &mut Warp, pending: usize) -> Flow {
         let committed = &warp.products.committed;
         let done = committed.len().saturating_sub(pending);
-        if let Some(target) = done.checked_sub(1).map(|last| committed[last]) {
-            if !self.warpgroup_has_issued(warp.cta, warp.index, target) {
-                return Flow::Wait(State::Await(Awaited::Warpgroup { target }));
-            }
-            warp.products.committed.drain(..done);
+        let Some(target) = done.checked_sub(1).map(|last| committed[last]) else {
+            return Flow::Next;
+        };
+        if !self.warpgroup_has_issued(warp.cta, warp.index, target) {
+            return Flow::Wait(State::Await(Awaited::Warpgroup { target }));
         }
+        warp.products.committed.drain(..done);
         if CHECK {
-            self.land_products(warp, pending);
+            self.land_products(warp, target);
         }
         Flow::Next
     }
@@ -168,7 +166,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         } else if let Some((address, ..)) =
             tile.chunks().find(|(address, ..)| *address as usize + 16 > bytes)
         {
-            format!("the matrix descriptor {bits:#018x} leads to byte {address} of {bytes} of shared memory")
+            format!(
+                "the matrix descriptor {bits:#018x} leads to byte {address} of {bytes} of shared memory"
+            )
         } else {
             return Ok(tile);
         };

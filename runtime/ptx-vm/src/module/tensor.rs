@@ -10,13 +10,30 @@ use crate::tensor_map::{Field, Reduction, TensorType};
 /// An instruction of a whole warp on 8 × 8 or larger matrices.
 #[derive(Clone, Debug)]
 pub(crate) enum MatrixOp {
-    Mma { mma: Mma, d: List, a: List, b: List, c: List },
+    Mma {
+        mma: Mma,
+        d: List,
+        a: List,
+        b: List,
+        c: List,
+    },
     /// `ldmatrix`: a register per matrix.
-    Load { at: Address, transposed: bool, d: List },
+    Load {
+        at: Address,
+        transposed: bool,
+        d: List,
+    },
     /// `stmatrix`.
-    Store { at: Address, transposed: bool, a: List },
+    Store {
+        at: Address,
+        transposed: bool,
+        a: List,
+    },
     /// `movmatrix.trans`.
-    Transpose { d: Row, a: Row },
+    Transpose {
+        d: Row,
+        a: Row,
+    },
 }
 
 /// An instruction of a warpgroup.
@@ -54,20 +71,37 @@ pub(crate) struct MbarrierOp {
     pub(crate) at: Address,
     pub(crate) what: MbarrierAction,
     pub(crate) order: Order,
-    pub(crate) scope: Scope,
 }
 
 /// What happens to the object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum MbarrierAction {
-    Init { count: Row },
+    Init {
+        count: Row,
+    },
     Invalidate,
-    Arrive { token: Row, count: Row, expect: Option<Row>, drop: bool, no_complete: bool },
-    Expect { bytes: Row },
-    Complete { bytes: Row },
-    Wait { done: Pred, phase: Phase, blocks: bool },
+    Arrive {
+        token: Row,
+        count: Row,
+        expect: Option<Row>,
+        drop: bool,
+        no_complete: bool,
+    },
+    Expect {
+        bytes: Row,
+    },
+    Complete {
+        bytes: Row,
+    },
+    Wait {
+        done: Pred,
+        phase: Phase,
+        blocks: bool,
+    },
     /// `cp.async.mbarrier.arrive`.
-    ArriveAfterCopies { counted: bool },
+    ArriveAfterCopies {
+        counted: bool,
+    },
 }
 
 /// Which phase a wait asks for.
@@ -126,13 +160,23 @@ pub(crate) enum BulkOp {
     Tensor(TensorCopy),
     Commit,
     /// With `read`, only the sources must have been read.
-    Wait { pending: u32, read: bool },
+    Wait {
+        pending: u32,
+        read: bool,
+    },
     /// `st.async` and `red.async`.
     Store(StoreAsync),
     /// `tensormap.replace`.
-    Replace { at: Address, field: Field, value: Row },
+    Replace {
+        at: Address,
+        field: Field,
+        value: Row,
+    },
     /// `tensormap.cp_fenceproxy`: 128 bytes from shared to global memory.
-    Publish { to: Address, from: Address },
+    Publish {
+        to: Address,
+        from: Address,
+    },
 }
 
 /// A store or reduction in another CTA's shared memory that completes bytes of an mbarrier there.

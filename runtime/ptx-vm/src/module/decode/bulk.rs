@@ -29,7 +29,7 @@ pub(super) fn mbarrier<'a>(
     let no_complete = mods.flag("noComplete");
     let parity = mods.flag("parity");
     let order = mods.order();
-    let scope = mods.scope_or(Scope::Cta);
+    mods.scope();
     let space = mods.space();
     if !mods.flag("b64") {
         return Err(cx.unknown("an mbarrier is a `.b64` object"));
@@ -69,7 +69,7 @@ pub(super) fn mbarrier<'a>(
     };
     let at = cx.address(at, space)?;
     let order = order.unwrap_or(usual);
-    Ok(Op::Mbarrier(Box::new(MbarrierOp { at, what, order, scope })))
+    Ok(Op::Mbarrier(Box::new(MbarrierOp { at, what, order })))
 }
 
 const ACTIONS: [&str; 9] = [
@@ -127,7 +127,9 @@ fn wait<'i, 'a>(
             cx.src(hint, Type::U32)?;
             (done, at, phase)
         }
-        _ => return Err(cx.bad_operand("a wait takes a predicate, the object's address and a phase")),
+        _ => {
+            return Err(cx.bad_operand("a wait takes a predicate, the object's address and a phase"));
+        }
     };
     let phase = if parity {
         Phase::Parity(cx.src(phase, Type::U32)?)
@@ -183,7 +185,7 @@ fn arrive_after_copies<'a>(
     let [at] = cx.operands::<1>(inst)?;
     let at = cx.address(at, space)?;
     let what = MbarrierAction::ArriveAfterCopies { counted };
-    Ok(Op::Mbarrier(Box::new(MbarrierOp { at, what, order: Order::Release, scope: Scope::Cta })))
+    Ok(Op::Mbarrier(Box::new(MbarrierOp { at, what, order: Order::Release })))
 }
 
 fn reduction(word: &str) -> Option<Reduction> {
@@ -351,16 +353,25 @@ fn tensor_copy<'a>(
     let multicast = mods.flag("multicast::cluster");
     let operands = without_policy(cx, mods, inst)?;
     let copy = match (to, from, operands) {
-        (Space::SharedCluster | Space::Shared, Space::Global, [shared, source, mbarrier, rest @ ..])
-            if mods.flag(COMPLETE) && !reduces && rest.len() == usize::from(multicast) =>
-        {
+        (
+            Space::SharedCluster | Space::Shared,
+            Space::Global,
+            [shared, source, mbarrier, rest @ ..],
+        ) if mods.flag(COMPLETE) && !reduces && rest.len() == usize::from(multicast) => {
             let shared = cx.address(shared, to)?;
             let (map, coordinates) = tensor_operand(cx, source, rank)?;
             let mbarrier = cx.address(mbarrier, to)?;
             let multicast = if multicast { Some(mask(cx, rest.first())?) } else { None };
-            TensorCopy { map, coordinates, shared, direction: Direction::Load { mbarrier, multicast } }
+            TensorCopy {
+                map,
+                coordinates,
+                shared,
+                direction: Direction::Load { mbarrier, multicast },
+            }
         }
-        (Space::Global, Space::Shared, [target, shared]) if mods.flag("bulk_group") && !multicast => {
+        (Space::Global, Space::Shared, [target, shared])
+            if mods.flag("bulk_group") && !multicast =>
+        {
             let reduce = mods.pick(reduction);
             if reduces != reduce.is_some() {
                 return Err(cx.unknown("a tensor reduction names what it does"));
@@ -384,7 +395,9 @@ pub(super) fn store_async<'a>(
     mods.order();
     mods.scope();
     if mods.space() != Space::SharedCluster || !mods.flag(COMPLETE) {
-        return Err(cx.unknown(format!("`.async` stores go to `.shared::cluster` with `.{COMPLETE}`")));
+        return Err(
+            cx.unknown(format!("`.async` stores go to `.shared::cluster` with `.{COMPLETE}`"))
+        );
     }
     let count = mods.vector();
     let how = if inst.name == "red" { mods.pick(reduction) } else { None };
@@ -417,7 +430,11 @@ pub(super) fn tensor_map<'a>(
         mods.scope();
         let whole = mods.flag("sync") && mods.flag("aligned");
         let [to, from, bytes] = cx.operands::<3>(inst)?;
-        if spaces != (Space::Global, Space::Shared) || !proxies || !whole || literal(cx, bytes)? != 128 {
+        if spaces != (Space::Global, Space::Shared)
+            || !proxies
+            || !whole
+            || literal(cx, bytes)? != 128
+        {
             return Err(cx.unknown("no such copy of a tensor map"));
         }
         let (to, from) = (cx.address(to, Space::Global)?, cx.address(from, Space::Shared)?);

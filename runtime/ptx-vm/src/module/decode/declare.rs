@@ -5,8 +5,8 @@ use super::super::op::{Address, Op, Place, Target};
 use super::super::scope::Symbol;
 use super::super::types::{Space, Type};
 use super::super::{Function, Module, Variables};
-use super::context::{CONSTANT_BIT, Context};
 use super::MAX_FRAME_BYTES;
+use super::context::{CONSTANT_BIT, Context};
 use crate::parse::ast::{self, Initial, Number, Statement, Unit, Variable};
 use crate::source::{LoadError, Source, Span, code};
 use std::collections::HashMap;
@@ -106,15 +106,7 @@ fn definition(source: &Source, variable: &Variable<'_>) -> Result<VariableDef, L
         }
     };
     let name = variable.name.to_owned();
-    Ok(VariableDef {
-        name,
-        space,
-        align,
-        bytes,
-        initial,
-        relocations: Vec::new(),
-        dynamic,
-    })
+    Ok(VariableDef { name, space, align, bytes, initial, relocations: Vec::new(), dynamic })
 }
 
 fn initial_bytes(
@@ -127,9 +119,7 @@ fn initial_bytes(
     for value in &variable.initial {
         let bits = match (value, variable.type_name) {
             (Initial::Address { .. }, _) => 0,
-            (Initial::Number(Number::Int(value)), "f32") => {
-                (*value as i64 as f32).to_bits().into()
-            }
+            (Initial::Number(Number::Int(value)), "f32") => (*value as i64 as f32).to_bits().into(),
             (Initial::Number(Number::Int(value)), "f64") => (*value as i64 as f64).to_bits(),
             (Initial::Number(Number::Int(value)), _) => *value,
             (Initial::Number(Number::F32(bits)), "f64") => {
@@ -281,8 +271,8 @@ pub(super) fn settle_rows(module: &mut Module, function: &Function) {
     }
 }
 
-type OnRow<'f> = &'f mut dyn FnMut(&mut u32);
-type OnList<'f> = &'f mut dyn FnMut(super::super::op::List);
+pub(super) type OnRow<'f> = &'f mut dyn FnMut(&mut u32);
+pub(super) type OnList<'f> = &'f mut dyn FnMut(super::super::op::List);
 
 /// Shows every row operand of an operation that may be a constant.
 fn rows(op: &mut Op, row: OnRow<'_>, list: OnList<'_>) {
@@ -297,6 +287,7 @@ fn rows(op: &mut Op, row: OnRow<'_>, list: OnList<'_>) {
         | Op::PredMove { .. }
         | Op::ActiveMask { .. }
         | Op::ClusterArrive
+        | Op::FenceProxy(_)
         | Op::ClusterWait
         | Op::Branch { .. }
         | Op::Return
@@ -346,6 +337,9 @@ fn rows(op: &mut Op, row: OnRow<'_>, list: OnList<'_>) {
         Op::Bar { id, threads, .. } => {
             row(id);
             threads.iter_mut().for_each(row);
+        }
+        Op::Matrix(_) | Op::Wgmma(_) | Op::Mbarrier(_) | Op::Bulk(_) => {
+            super::tensor_rows::visit(op, row, list);
         }
         Op::BranchIndex { index, .. } => row(index),
         Op::Call(call) => {

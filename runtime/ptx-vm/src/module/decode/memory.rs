@@ -15,7 +15,7 @@ use std::sync::Arc;
 type Decoded = Result<Op, LoadError>;
 
 /// Operands without a cache policy at their end, which is read and has no effect.
-fn without_policy<'i, 'a>(
+pub(super) fn without_policy<'i, 'a>(
     cx: &mut Context<'_, 'a>,
     mods: &mut Modifiers<'a>,
     inst: &'i Instruction<'a>,
@@ -30,7 +30,7 @@ fn without_policy<'i, 'a>(
     Ok(rest)
 }
 
-fn elements<'i, 'a>(
+pub(super) fn elements<'i, 'a>(
     cx: &Context<'_, 'a>,
     operand: &'i Operand<'a>,
     count: usize,
@@ -182,8 +182,8 @@ pub(super) fn fence<'a>(
     if inst.name == "membar" {
         return Ok(Op::Fence(Order::AcquireRelease, mods.scope()));
     }
-    if mods.flag("proxy") {
-        return Err(cx.unknown("this fence between proxies is not known"));
+    if let Some(op) = super::bulk::fence(cx, mods, inst)? {
+        return Ok(op);
     }
     let order = mods.order().unwrap_or(Order::AcquireRelease);
     Ok(Op::Fence(order, mods.scope()))
@@ -302,6 +302,9 @@ pub(super) fn copy_async<'a>(
     mods: &mut Modifiers<'a>,
     inst: &Instruction<'a>,
 ) -> Decoded {
+    if let Some(op) = super::bulk::copy(cx, mods, inst)? {
+        return Ok(op);
+    }
     if !mods.flag("async") {
         return Err(cx.unknown("no such `cp`"));
     }

@@ -14,6 +14,9 @@ mod select;
 mod memory;
 mod warp;
 mod flow;
+mod tensor;
+mod bulk;
+mod tensor_rows;
 mod declare;
 
 use super::op::{Inst, Op, Pred};
@@ -244,6 +247,9 @@ fn instruction<'a>(
 ) -> Result<Op, LoadError> {
     match inst.name {
         "ld" | "ldu" => memory::load(cx, mods, inst),
+        "st" | "red" if inst.modifiers.first() == Some(&"async") => {
+            bulk::store_async(cx, mods, inst)
+        }
         "st" => memory::store(cx, mods, inst),
         "atom" | "red" => memory::atomic(cx, mods, inst),
         "prefetch" | "prefetchu" | "applypriority" | "discard" => memory::prefetch(cx, mods, inst),
@@ -266,6 +272,14 @@ fn instruction<'a>(
         "activemask" => warp::active_mask(cx, mods, inst),
         "bar" | "barrier" => warp::barrier(cx, mods, inst),
         "nanosleep" => warp::pause(cx, mods, inst),
+        "mma" => tensor::mma(cx, mods, inst),
+        "ldmatrix" | "stmatrix" => tensor::move_matrices(cx, mods, inst),
+        "movmatrix" => tensor::transpose(cx, mods, inst),
+        "wgmma" => tensor::wgmma(cx, mods, inst),
+        "setmaxnreg" => tensor::registers_limit(cx, mods, inst),
+        "griddepcontrol" => tensor::grid_dependency(cx, mods, inst),
+        "mbarrier" => bulk::mbarrier(cx, mods, inst),
+        "tensormap" => bulk::tensor_map(cx, mods, inst),
         "bra" => flow::branch(cx, mods, inst),
         "brx" => flow::branch_index(cx, mods, inst),
         "call" => flow::call(cx, mods, inst),

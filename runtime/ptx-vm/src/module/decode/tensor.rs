@@ -248,7 +248,9 @@ fn switches(
     };
     if operands.len() != expected {
         let have = operands.len();
-        return Err(cx.bad_operand(format!("{have} immediates where the instruction has {expected}")));
+        return Err(
+            cx.bad_operand(format!("{have} immediates where the instruction has {expected}"))
+        );
     }
     let sign = |operand: &Operand<'_>| match literal(cx, operand)? as u32 as i32 {
         1 => Ok(false),
@@ -261,7 +263,9 @@ fn switches(
         other => Err(cx.bad_operand(format!("a transposition is 0 or 1, not {other}"))),
     };
     Ok(match operands {
-        [a, b, a_major, b_major] => [sign(a)?, sign(b)?, transposed(a_major)?, transposed(b_major)?],
+        [a, b, a_major, b_major] => {
+            [sign(a)?, sign(b)?, transposed(a_major)?, transposed(b_major)?]
+        }
         [a, b, b_major] => [sign(a)?, sign(b)?, false, transposed(b_major)?],
         [a, b] => [sign(a)?, sign(b)?, false, false],
         _ => [false; 4],
@@ -281,7 +285,9 @@ pub(super) fn registers_limit<'a>(
     let [count] = cx.operands::<1>(inst)?;
     let count = literal(cx, count)?;
     if !(24..=256).contains(&count) || count % 8 != 0 {
-        return Err(cx.bad_operand(format!("{count} registers are no multiple of 8 from 24 to 256")));
+        return Err(
+            cx.bad_operand(format!("{count} registers are no multiple of 8 from 24 to 256"))
+        );
     }
     Ok(Op::Nop)
 }

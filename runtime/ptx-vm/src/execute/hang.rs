@@ -1,7 +1,7 @@
 //! When nobody can go on: who waits for what.
 
 use super::cluster::Engine;
-use super::state::{Group, State, Warp};
+use super::state::{Awaited, Group, State, Warp};
 use crate::check::{RawFinding, finding};
 use crate::module::Op;
 
@@ -12,7 +12,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         for cta in &self.ctas {
             for warp in &cta.warps {
                 for group in &warp.groups {
-                    let pc = self.waits_at(group);
+                    let pc = self.waits_at(warp, group);
                     let code = self.awaits(warp, group).map(|(code, _)| code);
                     waits.push(Wait { pc, code, finding: self.described(warp, group, pc) });
                 }
@@ -24,9 +24,11 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         self.stopped = true;
     }
 
-    fn waits_at(&self, group: &Group) -> u32 {
+    /// The instruction a hang is reported at: for a warpgroup, the product that not all came to.
+    fn waits_at(&self, warp: &Warp, group: &Group) -> u32 {
         match group.state {
             State::Barrier { .. } | State::Cluster => group.pc - 1,
+            State::Await(Awaited::Warpgroup { .. }) => warp.products.last_pc,
             _ => group.pc,
         }
     }

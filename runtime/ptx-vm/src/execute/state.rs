@@ -57,6 +57,8 @@ pub(crate) enum Awaited {
 #[derive(Debug, Default)]
 pub(crate) struct Products {
     pub(crate) issued: u64,
+    /// The last one's instruction.
+    pub(crate) last_pc: u32,
     /// How many were issued at each commit that nobody waited for.
     pub(crate) committed: VecDeque<u64>,
     /// Registers that products in flight use, by row.

@@ -142,6 +142,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             warp.write(at, *row, &Lanes(lanes.map(u64::from)));
         }
         warp.products.issued += 1;
+        warp.products.last_pc = at.pc;
         if CHECK {
             self.use_registers(warp, at, multiply);
         }

@@ -477,7 +477,8 @@ fn follow(
     });
     cell.write = *stamp;
     readers.clear(cell);
-    conflict.or(read)
+    // The readers came after the writer.
+    read.or(conflict)
 }
 
 impl<const CHECK: bool> Engine<'_, CHECK> {

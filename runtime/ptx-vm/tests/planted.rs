@@ -2,7 +2,7 @@
 
 mod corpus;
 
-use perilune_ptx_vm::{Checks, Launch, Machine, Module, Options, Outcome};
+use perilune_ptx_vm::{Checks, Launch, Machine, Module, Options, Outcome, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,10 +42,9 @@ fn expect_defect(path: &Path) -> Result<(), String> {
         if !wanted(finding.position.line, finding.code) {
             return Err(format!("marked are {marks:?}, found\n{}", shown.join("\n")));
         }
-        let strays = |line: u32| !wanted(line, finding.code);
-        let names_other = marks.len() > 1 && finding.code.starts_with("V11");
-        if names_other && finding.other.as_ref().is_some_and(|(at, _)| strays(at.line)) {
-            return Err(format!("the other party is marked {marks:?}, found\n{}", shown.join("\n")));
+        let astray = |(at, _): &(Position, String)| !wanted(at.line, finding.code);
+        if finding.other.as_ref().is_some_and(astray) {
+            return Err(format!("the other party of {marks:?}, found\n{}", shown.join("\n")));
         }
     }
     Ok(())

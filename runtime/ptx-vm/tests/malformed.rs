@@ -49,9 +49,9 @@ fn malformed_files_are_refused_at_their_line() {
 
 #[test]
 fn every_prefix_of_a_kernel_is_refused_or_accepted_without_a_panic() {
-    let path = corpus::ptx_files("foreign").into_iter().find(|path| {
-        corpus::stem(path) == "cuda_interpreter.sm_80"
-    });
+    let path = corpus::ptx_files("foreign")
+        .into_iter()
+        .find(|path| corpus::stem(path) == "cuda_interpreter.sm_80");
     let text = fs::read_to_string(path.expect("a kernel of the corpus")).expect("text");
     let whole = Module::parse(&text).expect("the whole kernel");
     assert_eq!(whole.kernels().len(), 1);

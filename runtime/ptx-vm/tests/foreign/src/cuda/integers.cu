@@ -41,7 +41,8 @@ extern "C" __global__ void integers(const int *a, const int *b, int *out, int n)
   STORE(asm("mul24.lo.s32 %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y)));
 }
 
-extern "C" __global__ void narrow_and_wide(const int64_t *a, const int64_t *b, int64_t *out, int n) {
+extern "C" __global__ void narrow_and_wide(const int64_t *a, const int64_t *b, int64_t *out,
+                                           int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n)
     return;

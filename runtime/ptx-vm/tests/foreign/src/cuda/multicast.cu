@@ -1,5 +1,6 @@
-// A cluster of two blocks: each fetches half of a tile by TMA and both get both halves by multicast; the
-// bytes complete at the same place of each block's mbarrier. Rows go back by vectors.
+// A cluster of two blocks: each fetches half of a tile by TMA and both get both halves by
+// multicast; the bytes complete at the same place of each block's mbarrier. Rows go back by
+// vectors.
 #include "async.cuh"
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(64)
@@ -23,12 +24,11 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(64)
   int pair = blockIdx.x / 2;
   if (leader) {
     unsigned short both = 3;
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
-                     shared_address(tile[rank])),
-                 "l"(&map), "r"(0), "r"(pair * 32 + (int)rank * 16), "r"(shared_address(&bar)),
-                 "h"(both)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(tile[rank])),
+        "l"(&map), "r"(0), "r"(pair * 32 + (int)rank * 16), "r"(shared_address(&bar)), "h"(both)
+        : "memory");
   }
   mbarrier_wait(&bar, 0);
   const float4 *in = (const float4 *)tile;

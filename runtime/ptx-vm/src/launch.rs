@@ -310,7 +310,8 @@ impl Launch {
     }
 
     fn parse_named(name: &str, text: &str) -> Result<Self, LoadError> {
-        let options = ron::Options::default();
+        let options = ron::Options::default()
+            .with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
         options.from_str(text).map_err(|error| {
             let (line, column) = (error.span.start.line as u32, error.span.start.col as u32);
             let shown = text.lines().nth(line.saturating_sub(1) as usize).unwrap_or_default();
@@ -331,7 +332,8 @@ impl Launch {
     pub fn read(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let size = std::fs::metadata(path).map_err(|e| failure(&name, code::LAUNCH, e.to_string()))?;
+        let size =
+            std::fs::metadata(path).map_err(|e| failure(&name, code::LAUNCH, e.to_string()))?;
         if size.len() > MAX_TEXT_BYTES {
             let message = format!("a launch of more than {MAX_TEXT_BYTES} bytes");
             return Err(failure(&name, code::LIMIT, message));

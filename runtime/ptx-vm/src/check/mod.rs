@@ -129,7 +129,13 @@ impl Checker {
     }
 
     /// A frame's registers and local memory hold nothing yet.
-    pub(crate) fn enter_frame(&mut self, warp: &mut Warp, function: &Function, at: Frame, mask: u32) {
+    pub(crate) fn enter_frame(
+        &mut self,
+        warp: &mut Warp,
+        function: &Function,
+        at: Frame,
+        mask: u32,
+    ) {
         let rows = warp.rows.len();
         warp.row_known.resize(rows, 0);
         warp.pred_known.resize(warp.preds.len(), 0);
@@ -151,7 +157,13 @@ impl Checker {
     }
 
     /// Bytes of a parameter keep whether they were written.
-    pub(crate) fn copy_local(&mut self, warp: &mut Warp, lane: usize, (a, b): (usize, usize), n: usize) {
+    pub(crate) fn copy_local(
+        &mut self,
+        warp: &mut Warp,
+        lane: usize,
+        (a, b): (usize, usize),
+        n: usize,
+    ) {
         warp.local_known[lane].copy_within(a..a + n, b);
     }
 
@@ -166,7 +178,9 @@ impl Checker {
         if self.checks.uninitialised {
             found = self.initialisation(warp, (at, lane), access);
         }
-        if self.checks.races && !matches!(access.place, Place::Local(_) | Place::Const(_) | Place::Param(_)) {
+        if self.checks.races
+            && !matches!(access.place, Place::Local(_) | Place::Const(_) | Place::Param(_))
+        {
             found = found.or(self.race(warp, (at, lane), access));
         }
         found
@@ -437,7 +451,8 @@ fn follow(
     });
     cell.write = *stamp;
     readers.clear(cell);
-    conflict.or(read)
+    // The readers came after the writer.
+    read.or(conflict)
 }
 
 impl<const CHECK: bool> Engine<'_, CHECK> {

@@ -107,7 +107,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         }
         let (rank, offset) = shared_place(address, warp.cta);
         let Some(cta) = self.ctas.get(rank as usize) else {
-            let message = format!("the shared address {address:#x} names CTA {rank} of the cluster");
+            let message =
+                format!("the shared address {address:#x} names CTA {rank} of the cluster");
             return Err(Fault { code: finding::BOUNDS, message });
         };
         Ok((Place::Shared(rank, offset.into()), offset.into(), cta.shared.len() as u64))
@@ -191,7 +192,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 Err(fault) => return self.fault(warp, at, lane, fault),
             };
             if CHECK {
-                let access = Access::of(place, total, Touch::Read, (transfer.order, transfer.scope));
+                let access =
+                    Access::of(place, total, Touch::Read, (transfer.order, transfer.scope));
                 self.touch(warp, at, lane, access);
             }
             for (index, reg) in regs.iter().enumerate() {
@@ -282,13 +284,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Flow::Next
     }
 
-    fn store_at_once(
-        &mut self,
-        warp: &Warp,
-        at: &At,
-        transfer: &Transfer,
-        regs: &[u32],
-    ) -> bool {
+    fn store_at_once(&mut self, warp: &Warp, at: &At, transfer: &Transfer, regs: &[u32]) -> bool {
         let offset = transfer.at.offset as u64;
         let bytes = usize::from(transfer.bytes);
         match transfer.at.space {
@@ -432,5 +428,4 @@ impl Place {
 }
 
 /// A weak access, to the widest scope.
-pub(crate) const WEAK: (Order, crate::module::Scope) =
-    (Order::Weak, crate::module::Scope::Device);
+pub(crate) const WEAK: (Order, crate::module::Scope) = (Order::Weak, crate::module::Scope::Device);

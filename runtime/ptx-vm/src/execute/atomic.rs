@@ -40,12 +40,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     }
 
     /// Replaces a value and gives the old one.
-    fn update(
-        &mut self,
-        place: Place,
-        atomic: &Atomic,
-        (b, c): (u64, u64),
-    ) -> Option<u64> {
+    fn update(&mut self, place: Place, atomic: &Atomic, (b, c): (u64, u64)) -> Option<u64> {
         let bytes = usize::from(atomic.bytes);
         match place {
             Place::Buffer(index, offset) => {

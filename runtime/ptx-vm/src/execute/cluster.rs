@@ -276,13 +276,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
     }
 
     /// As [`Engine::report`], and nothing can go on after it.
-    pub(crate) fn fail(
-        &mut self,
-        code: &'static str,
-        at: (&Warp, u32),
-        pc: u32,
-        message: String,
-    ) {
+    pub(crate) fn fail(&mut self, code: &'static str, at: (&Warp, u32), pc: u32, message: String) {
         self.report(code, at, pc, message);
         self.stopped = true;
     }

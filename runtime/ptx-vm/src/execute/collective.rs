@@ -45,13 +45,15 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     fn absent(&mut self, warp: &Warp, at: &At, together: u32, mask: u32) -> Option<Flow> {
         let outsiders = together & !mask;
         if outsiders != 0 {
-            let message = format!("executed by lanes {outsiders:#010x}, not in the mask {mask:#010x}");
+            let message =
+                format!("executed by lanes {outsiders:#010x}, not in the mask {mask:#010x}");
             self.fail(finding::MEMBERS, (warp, outsiders), at.pc, message);
             return Some(Flow::Stop);
         }
         let gone = mask & warp.born & !warp.live;
         if gone != 0 {
-            let message = format!("the mask {mask:#010x} names lanes {gone:#010x}, which have exited");
+            let message =
+                format!("the mask {mask:#010x} names lanes {gone:#010x}, which have exited");
             self.fail(finding::MEMBERS, (warp, together), at.pc, message);
             return Some(Flow::Stop);
         }

@@ -26,10 +26,11 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let mut bytes = [0u8; 16];
             if wanted > 0 {
                 // The address is aligned to the whole copy; only what is wanted must exist.
-                let from = match self.locate_part(warp, lane, (copy.from.space, from), (size, wanted)) {
-                    Ok(place) => place,
-                    Err(fault) => return self.fault(warp, at, lane, fault),
-                };
+                let from =
+                    match self.locate_part(warp, lane, (copy.from.space, from), (size, wanted)) {
+                        Ok(place) => place,
+                        Err(fault) => return self.fault(warp, at, lane, fault),
+                    };
                 if CHECK {
                     self.touch(warp, at, lane, Access::of(from, wanted, Touch::Read, WEAK));
                 }

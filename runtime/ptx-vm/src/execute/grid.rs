@@ -186,7 +186,10 @@ impl Merged {
             for finding in report.findings {
                 let finding = finding.placed(setup.module);
                 let key = (finding.instruction, finding.code);
-                self.findings.entry(key).and_modify(|f| f.count += finding.count).or_insert(finding);
+                self.findings
+                    .entry(key)
+                    .and_modify(|f| f.count += finding.count)
+                    .or_insert(finding);
             }
             // Without a limit of its own the cluster may have run longer than what was left.
             if self.steps > setup.options.step_limit || report.out_of_steps {
@@ -200,8 +203,7 @@ impl Merged {
 }
 
 fn run_grid(setup: &Setup<'_>) -> Merged {
-    let clusters: u64 =
-        (0..3).map(|dim| u64::from(setup.grid[dim] / setup.cluster[dim])).product();
+    let clusters: u64 = (0..3).map(|dim| u64::from(setup.grid[dim] / setup.cluster[dim])).product();
     let merged = Mutex::new(Merged {
         findings: BTreeMap::new(),
         counters: Counters::new(setup.module),

@@ -22,10 +22,10 @@ mod copy;
 mod hang;
 mod order;
 
-pub use grid::{Machine, Options, Outcome};
-pub(crate) use setup::Setup;
-pub use setup::Extents;
 pub(crate) use access::{Place, Touch};
 pub(crate) use cluster::{Engine, unravel};
+pub use grid::{Machine, Options, Outcome};
+pub use setup::Extents;
+pub(crate) use setup::Setup;
 pub(crate) use state::{Copied, Frame, Warp};
 pub(crate) use warp::At;

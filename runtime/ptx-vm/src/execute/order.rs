@@ -11,9 +11,7 @@ use crate::module::{Op, Order, Space};
 pub(super) fn shows(setup: &Setup<'_>) -> bool {
     let global = |space: Space| matches!(space, Space::Global | Space::Generic);
     setup.module.code.iter().any(|inst| match &inst.op {
-        Op::Atomic(atomic) => {
-            global(atomic.at.space) && (atomic.dst.len > 0 || !atomic.commutes)
-        }
+        Op::Atomic(atomic) => global(atomic.at.space) && (atomic.dst.len > 0 || !atomic.commutes),
         Op::Load(transfer) => global(transfer.at.space) && transfer.order != Order::Weak,
         _ => false,
     })

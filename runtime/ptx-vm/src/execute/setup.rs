@@ -1,12 +1,12 @@
 //! A launch made ready: checked against the kernel, memory laid out, constants resolved.
 
 use super::grid::Options;
+use crate::check::History;
 use crate::launch::{Init, Launch, LaunchParam, random_bytes};
 use crate::memory::{Memory, address_of};
 use crate::module::{
     Constant, FUNCTION_WINDOW, Kernel, Module, RelocationTarget, Space, Special, VariableDef,
 };
-use crate::check::History;
 use crate::source::{LoadError, code};
 use std::sync::Mutex;
 
@@ -89,7 +89,10 @@ pub(super) fn check_extents(
         return fail(format!("the kernel requires {:?} threads, not {block:?}", kernel.req_ntid));
     }
     if kernel.max_ntid.is_some_and(|most| volume(block) > volume(most)) {
-        return fail(format!("the kernel takes at most {:?} threads, not {block:?}", kernel.max_ntid));
+        return fail(format!(
+            "the kernel takes at most {:?} threads, not {block:?}",
+            kernel.max_ntid
+        ));
     }
     if kernel.cluster.is_some() && cluster.is_some() && cluster != kernel.cluster {
         return fail(format!("the kernel requires clusters of {:?}", kernel.cluster));
@@ -122,11 +125,7 @@ pub(super) fn place_globals(module: &Module, memory: &mut Memory) -> Option<Vec<
 }
 
 /// Writes initial values, now that every address is known.
-pub(super) fn initialise(
-    module: &Module,
-    globals: &[Option<u64>],
-    memory: &Memory,
-) -> Vec<u8> {
+pub(super) fn initialise(module: &Module, globals: &[Option<u64>], memory: &Memory) -> Vec<u8> {
     let variables = &module.variables;
     let mut constants = vec![0; variables.const_bytes as usize];
     for (index, variable) in variables.all.iter().enumerate() {
@@ -170,11 +169,7 @@ fn variable_place(module: &Module, index: usize, globals: &[Option<u64>]) -> u64
 }
 
 /// What fills the constant rows of every function.
-pub(super) fn fills(
-    module: &Module,
-    kernel: &Kernel,
-    globals: &[Option<u64>],
-) -> Vec<Vec<Fill>> {
+pub(super) fn fills(module: &Module, kernel: &Kernel, globals: &[Option<u64>]) -> Vec<Vec<Fill>> {
     let fill = |constant: &Constant| match *constant {
         Constant::Bits(bits) => Fill::Bits(bits),
         Constant::Frame(offset) => Fill::Frame(offset),

@@ -29,9 +29,14 @@ pub(crate) enum State {
     /// Lets others run first.
     Yielded,
     /// Waits at a warp-wide instruction for the lanes of the mask.
-    Converge { missing: u32 },
+    Converge {
+        missing: u32,
+    },
     /// Waits at a barrier of the CTA.
-    Barrier { id: u8, how: Bar },
+    Barrier {
+        id: u8,
+        how: Bar,
+    },
     /// Waits for the cluster.
     Cluster,
 }

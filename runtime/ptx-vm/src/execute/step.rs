@@ -281,7 +281,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let ranks = self.ctas.len() as u64;
         let wrong = lanes(at.active).find(|lane| warp.row(at, rank).0[*lane] >= ranks);
         if let Some(lane) = wrong {
-            let message = format!("the cluster has {ranks} CTAs, no CTA {}", warp.row(at, rank).0[lane]);
+            let message =
+                format!("the cluster has {ranks} CTAs, no CTA {}", warp.row(at, rank).0[lane]);
             self.fail(finding::ADDRESS, (warp, 1 << lane), at.pc, message);
             return Flow::Stop;
         }

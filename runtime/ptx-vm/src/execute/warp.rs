@@ -42,7 +42,8 @@ impl Warp {
 
     /// Joins groups that stand at the same place.
     fn join(&mut self) {
-        let may = |state: State| matches!(state, State::Ready | State::Yielded | State::Converge { .. });
+        let may =
+            |state: State| matches!(state, State::Ready | State::Yielded | State::Converge { .. });
         let mut first = 0;
         while first < self.groups.len() {
             let mut second = first + 1;
@@ -52,8 +53,7 @@ impl Warp {
                     let yielded = a.state == State::Yielded && b.state == State::Yielded;
                     let mask = b.mask;
                     self.groups[first].mask |= mask;
-                    self.groups[first].state =
-                        if yielded { State::Yielded } else { State::Ready };
+                    self.groups[first].state = if yielded { State::Yielded } else { State::Ready };
                     self.groups.swap_remove(second);
                 } else {
                     second += 1;

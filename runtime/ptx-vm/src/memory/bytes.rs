@@ -80,12 +80,16 @@ impl SharedBytes {
                 2 => {
                     let cell = AtomicU16::from_ptr(place.cast());
                     let step = |old: u16| Some((f(u16::from_le(old).into()) as u16).to_le());
-                    cell.fetch_update(Relaxed, Relaxed, step).ok().map(|old| u16::from_le(old).into())
+                    cell.fetch_update(Relaxed, Relaxed, step)
+                        .ok()
+                        .map(|old| u16::from_le(old).into())
                 }
                 4 => {
                     let cell = AtomicU32::from_ptr(place.cast());
                     let step = |old: u32| Some((f(u32::from_le(old).into()) as u32).to_le());
-                    cell.fetch_update(Relaxed, Relaxed, step).ok().map(|old| u32::from_le(old).into())
+                    cell.fetch_update(Relaxed, Relaxed, step)
+                        .ok()
+                        .map(|old| u32::from_le(old).into())
                 }
                 8 => {
                     let cell = AtomicU64::from_ptr(place.cast());

@@ -90,7 +90,10 @@ impl Special {
 pub(crate) enum Constant {
     Bits(u64),
     /// The address of a module variable in its space, plus bytes.
-    Variable { index: u32, offset: i64 },
+    Variable {
+        index: u32,
+        offset: i64,
+    },
     /// The address in local memory of a place in the frame.
     Frame(i64),
     Special(Special),

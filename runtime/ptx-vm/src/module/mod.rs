@@ -13,13 +13,13 @@ mod decode;
 use crate::parse::parse_unit;
 use crate::source::{LoadError, Source, Span};
 
-pub use types::{Space, Type};
 pub(crate) use decode::same_places;
+pub(crate) use layout::{Constant, RelocationTarget, Special, VariableDef, Variables};
+pub(crate) use op::*;
 pub(crate) use types::{
     BUFFER_START, FIRST_BUFFER_WINDOW, FUNCTION_WINDOW, SHARED_RANK_SHIFT, WINDOW_BITS,
 };
-pub(crate) use op::*;
-pub(crate) use layout::{Constant, RelocationTarget, Special, VariableDef, Variables};
+pub use types::{Space, Type};
 
 /// A parameter of a kernel: where it lies in the parameter block.
 #[derive(Clone, Debug, PartialEq, Eq)]

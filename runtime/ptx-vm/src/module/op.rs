@@ -238,7 +238,10 @@ pub(crate) enum Place {
     Row(Row),
     Pred(Pred),
     /// An offset and a size in the frame's local memory.
-    Bytes { offset: u32, bytes: u32 },
+    Bytes {
+        offset: u32,
+        bytes: u32,
+    },
 }
 
 /// `cp.async`: bytes from global to shared memory; what the source does not fill is zero.
@@ -275,52 +278,184 @@ pub(crate) struct SetPredHalves {
 #[derive(Clone)]
 pub(crate) enum Op {
     Nop,
-    Mov { d: Row, a: Row },
-    Map1 { f: Fn1, d: Row, a: Row },
-    Map2 { f: Fn2, d: Row, a: Row, b: Row },
-    Map3 { f: Fn3, d: Row, a: Row, b: Row, c: Row },
-    Map4 { f: Fn4, d: Row, args: [Row; 4] },
+    Mov {
+        d: Row,
+        a: Row,
+    },
+    Map1 {
+        f: Fn1,
+        d: Row,
+        a: Row,
+    },
+    Map2 {
+        f: Fn2,
+        d: Row,
+        a: Row,
+        b: Row,
+    },
+    Map3 {
+        f: Fn3,
+        d: Row,
+        a: Row,
+        b: Row,
+        c: Row,
+    },
+    Map4 {
+        f: Fn4,
+        d: Row,
+        args: [Row; 4],
+    },
     Carry(Box<Carry>),
     /// Narrow registers side by side in a wide one, lowest first.
-    Pack { d: Row, parts: List, bits: u8 },
-    Unpack { a: Row, parts: List, bits: u8 },
+    Pack {
+        d: Row,
+        parts: List,
+        bits: u8,
+    },
+    Unpack {
+        a: Row,
+        parts: List,
+        bits: u8,
+    },
     /// `p` gets the test, `q` its complement, both combined with `with`.
-    SetPred { f: FnTest, p: Pred, q: Pred, a: Row, b: Row, with: Option<(Logic, Literal)> },
+    SetPred {
+        f: FnTest,
+        p: Pred,
+        q: Pred,
+        a: Row,
+        b: Row,
+        with: Option<(Logic, Literal)>,
+    },
     /// Tests of the halves of a register, into two predicates.
     SetPredHalves(Box<SetPredHalves>),
     /// `if_true` or zero.
-    Set { f: FnTest, d: Row, a: Row, b: Row, if_true: u64, with: Option<(Logic, Literal)> },
-    Select { d: Row, a: Row, b: Row, p: Literal },
-    PredLogic { how: Logic, d: Pred, a: Literal, b: Literal },
-    PredMove { d: Pred, a: Literal },
-    Ticking { d: Row, which: Ticking },
+    Set {
+        f: FnTest,
+        d: Row,
+        a: Row,
+        b: Row,
+        if_true: u64,
+        with: Option<(Logic, Literal)>,
+    },
+    Select {
+        d: Row,
+        a: Row,
+        b: Row,
+        p: Literal,
+    },
+    PredLogic {
+        how: Logic,
+        d: Pred,
+        a: Literal,
+        b: Literal,
+    },
+    PredMove {
+        d: Pred,
+        a: Literal,
+    },
+    Ticking {
+        d: Row,
+        which: Ticking,
+    },
     Load(Transfer),
     Store(Transfer),
-    ToGeneric { d: Row, a: Row, space: Space },
-    FromGeneric { d: Row, a: Row, space: Space },
-    IsSpace { p: Pred, a: Row, space: Space },
-    MapShared { d: Row, a: Row, rank: Row, generic: bool },
-    SharedRank { d: Row, a: Row },
+    ToGeneric {
+        d: Row,
+        a: Row,
+        space: Space,
+    },
+    FromGeneric {
+        d: Row,
+        a: Row,
+        space: Space,
+    },
+    IsSpace {
+        p: Pred,
+        a: Row,
+        space: Space,
+    },
+    MapShared {
+        d: Row,
+        a: Row,
+        rank: Row,
+        generic: bool,
+    },
+    SharedRank {
+        d: Row,
+        a: Row,
+    },
     Atomic(Box<Atomic>),
     CopyAsync(Box<CopyAsync>),
     CopyCommit,
     /// Waits until at most so many groups are pending; `None` waits for every copy.
-    CopyWait { pending: Option<u32> },
+    CopyWait {
+        pending: Option<u32>,
+    },
     Fence(Order, Scope),
-    Shuffle { how: Shuffle, d: Row, p: Pred, a: Row, b: Row, c: Row, members: Row },
-    VotePred { how: Vote, d: Pred, a: Literal, members: Row },
-    Ballot { d: Row, a: Literal, members: Row },
-    MatchAny { d: Row, a: Row, members: Row },
-    MatchAll { d: Row, p: Pred, a: Row, members: Row },
-    Reduce { how: Reduce, d: Row, a: Row, members: Row },
-    Elect { d: Row, p: Pred, members: Row },
-    ActiveMask { d: Row },
-    Bar { how: Bar, id: Row, threads: Option<Row>, input: Literal, aligned: bool },
-    BarWarp { members: Row },
+    Shuffle {
+        how: Shuffle,
+        d: Row,
+        p: Pred,
+        a: Row,
+        b: Row,
+        c: Row,
+        members: Row,
+    },
+    VotePred {
+        how: Vote,
+        d: Pred,
+        a: Literal,
+        members: Row,
+    },
+    Ballot {
+        d: Row,
+        a: Literal,
+        members: Row,
+    },
+    MatchAny {
+        d: Row,
+        a: Row,
+        members: Row,
+    },
+    MatchAll {
+        d: Row,
+        p: Pred,
+        a: Row,
+        members: Row,
+    },
+    Reduce {
+        how: Reduce,
+        d: Row,
+        a: Row,
+        members: Row,
+    },
+    Elect {
+        d: Row,
+        p: Pred,
+        members: Row,
+    },
+    ActiveMask {
+        d: Row,
+    },
+    Bar {
+        how: Bar,
+        id: Row,
+        threads: Option<Row>,
+        input: Literal,
+        aligned: bool,
+    },
+    BarWarp {
+        members: Row,
+    },
     ClusterArrive,
     ClusterWait,
-    Branch { target: u32 },
-    BranchIndex { index: Row, targets: List },
+    Branch {
+        target: u32,
+    },
+    BranchIndex {
+        index: Row,
+        targets: List,
+    },
     Call(Box<Call>),
     Return,
     Exit,

@@ -30,9 +30,14 @@ pub(super) enum Symbol {
     /// A variable of the module.
     Variable(u32),
     /// An offset and a size in the frame.
-    Frame { offset: u32, bytes: u32 },
+    Frame {
+        offset: u32,
+        bytes: u32,
+    },
     /// An offset in the kernel's parameter block.
-    Param { offset: u32 },
+    Param {
+        offset: u32,
+    },
     Function(u32),
 }
 
@@ -98,9 +103,7 @@ impl<'a> Scopes<'a> {
         let component = match member {
             None if declared.vector == 1 => 0,
             None => return None,
-            Some(member) => {
-                ["x", "y", "z", "w"].iter().position(|word| *word == member)? as u32
-            }
+            Some(member) => ["x", "y", "z", "w"].iter().position(|word| *word == member)? as u32,
         };
         if component >= declared.vector || (member.is_some() && declared.vector == 1) {
             return None;

@@ -29,7 +29,12 @@ pub(crate) enum Number {
 pub(crate) enum Initial<'a> {
     Number(Number),
     /// The address of a symbol plus bytes, as a generic address where `generic(…)` was typed.
-    Address { symbol: &'a str, offset: u64, generic: bool, span: Span },
+    Address {
+        symbol: &'a str,
+        offset: u64,
+        generic: bool,
+        span: Span,
+    },
 }
 
 /// A declared variable or parameter.
@@ -79,13 +84,27 @@ pub(crate) enum Statement<'a> {
     Open,
     Close,
     /// `.reg .b32 %r<99>;`: with a count, names `%r0` … `%r98`.
-    Registers { type_name: &'a str, vector: u32, names: Vec<(&'a str, Option<u64>)>, span: Span },
+    Registers {
+        type_name: &'a str,
+        vector: u32,
+        names: Vec<(&'a str, Option<u64>)>,
+        span: Span,
+    },
     Variable(Variable<'a>),
-    Label { name: &'a str, span: Span },
+    Label {
+        name: &'a str,
+        span: Span,
+    },
     /// `.loc file line column`.
-    Location { file: u64, line: u64 },
+    Location {
+        file: u64,
+        line: u64,
+    },
     /// `name: .branchtargets a, b;` and `.calltargets`.
-    Targets { label: &'a str, names: Vec<&'a str> },
+    Targets {
+        label: &'a str,
+        names: Vec<&'a str>,
+    },
     Instruction(Instruction<'a>),
 }
 
@@ -106,12 +125,22 @@ pub(crate) struct Instruction<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Operand<'a> {
     /// A register, symbol or label, plus bytes.
-    Name { name: &'a str, offset: i64 },
+    Name {
+        name: &'a str,
+        offset: i64,
+    },
     /// `%tid.x`.
-    Member { name: &'a str, member: &'a str },
+    Member {
+        name: &'a str,
+        member: &'a str,
+    },
     Number(Number),
     /// `[base + offset]`, and what follows a comma inside the brackets.
-    Address { base: Box<Operand<'a>>, offset: i64, more: Vec<Operand<'a>> },
+    Address {
+        base: Box<Operand<'a>>,
+        offset: i64,
+        more: Vec<Operand<'a>>,
+    },
     /// `{a, b}`.
     Vector(Vec<Operand<'a>>),
     /// `a|b`.

@@ -92,7 +92,11 @@ fn directive<'a>(
         }
         other => {
             let message = format!("unknown directive `.{other}` in a body");
-            return Err(cursor.source.error(crate::source::code::UNKNOWN_INSTRUCTION, span, message));
+            return Err(cursor.source.error(
+                crate::source::code::UNKNOWN_INSTRUCTION,
+                span,
+                message,
+            ));
         }
     }
     Ok(())
@@ -198,9 +202,7 @@ fn single<'a>(cursor: &mut Cursor<'a>, depth: usize) -> Result<Operand<'a>, Load
             cursor.next();
             Ok(Operand::Not(Box::new(single(cursor, depth + 1)?)))
         }
-        Token::Sign('-' | '+') | Token::Int(_) | Token::F32(_) | Token::F64(_) => {
-            constant(cursor)
-        }
+        Token::Sign('-' | '+') | Token::Int(_) | Token::F32(_) | Token::F64(_) => constant(cursor),
         Token::Name(name) => {
             cursor.next();
             if let Token::Dotted(member) = cursor.peek() {

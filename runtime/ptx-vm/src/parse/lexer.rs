@@ -3,7 +3,7 @@
 //! # Invariants
 //! - Never fails at a character boundary: a character that starts no token is an error with its place.
 
-use crate::source::{Source, Span, LoadError, code};
+use crate::source::{LoadError, Source, Span, code};
 
 /// One token.
 #[derive(Clone, Copy, Debug, PartialEq)]

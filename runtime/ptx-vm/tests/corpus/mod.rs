@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The `.ptx` files of `tests/<folder>`, sorted.
+/// The `.ptx` files of `tests/<folder>`, sorted; of these only the ones whose name contains the
+/// environment's `PTX_VM_ONLY`, if it is set (tests that count files then fail).
 pub fn ptx_files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
     let entries = fs::read_dir(&folder).expect("the corpus's folder");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "ptx"));
+    if let Ok(only) = std::env::var("PTX_VM_ONLY") {
+        files.retain(|path| stem(path).contains(&only));
+    }
     files.sort();
     files
 }

@@ -1,10 +1,10 @@
 //! What decoding an instruction may ask: operands to rows, with every read and write noted.
 
+use super::super::PRED_BIT;
 use super::super::layout::{Constant, Special};
 use super::super::op::{Address, List, Literal, Pred, Row};
 use super::super::scope::{Scopes, Symbol};
 use super::super::types::{FUNCTION_WINDOW, Space, Type};
-use super::super::PRED_BIT;
 use crate::parse::ast::{Instruction, Number, Operand};
 use crate::source::{LoadError, Source, Span, code};
 use std::collections::HashMap;
@@ -162,9 +162,7 @@ impl<'s, 'a> Context<'s, 'a> {
             Symbol::Frame { offset: at, .. } => {
                 self.constant(Constant::Frame(i64::from(at).wrapping_add(offset)))
             }
-            Symbol::Param { offset: at } => {
-                self.bits(i64::from(at).wrapping_add(offset) as u64)
-            }
+            Symbol::Param { offset: at } => self.bits(i64::from(at).wrapping_add(offset) as u64),
             Symbol::Function(index) => {
                 if !self.callees.contains(&index) {
                     self.callees.push(index);
@@ -210,10 +208,8 @@ impl<'s, 'a> Context<'s, 'a> {
             return Ok(());
         }
         let (have, want) = (found.bits(), ty.bits());
-        Err(self.bad_operand(format!(
-            "a register of {have} bits where `.{}` has {want}",
-            ty.name()
-        )))
+        Err(self
+            .bad_operand(format!("a register of {have} bits where `.{}` has {want}", ty.name())))
     }
 
     /// A number as the bits of `ty`.
@@ -404,9 +400,7 @@ impl<'s, 'a> Context<'s, 'a> {
     pub(super) fn register_type(&mut self, operand: &Operand<'a>) -> Option<Type> {
         match operand {
             Operand::Name { name, offset: 0 } => Some(self.scopes.register(name, None)?.ty),
-            Operand::Member { name, member } => {
-                Some(self.scopes.register(name, Some(member))?.ty)
-            }
+            Operand::Member { name, member } => Some(self.scopes.register(name, Some(member))?.ty),
             _ => None,
         }
     }

@@ -68,9 +68,8 @@ fn scalar(
     (integral, rounding): (Option<Rounding>, Option<Rounding>),
     mode: Mode,
 ) -> Result<Scalar, LoadError> {
-    let refused = || {
-        cx.unknown(format!("no conversion from `.{}` to `.{}`", from.name(), to.name()))
-    };
+    let refused =
+        || cx.unknown(format!("no conversion from `.{}` to `.{}`", from.name(), to.name()));
     match (from.integer(), from.float(), to.integer(), to.float()) {
         (Some(from), _, Some(to), _) => Ok(ints(from, to, mode.sat)),
         (Some(from), _, _, Some(to)) if rounding.is_some() => {
@@ -98,8 +97,8 @@ fn floats(
     rounding: Option<Rounding>,
     mode: Mode,
 ) -> Option<Scalar> {
-    let widens = from.fraction_bits() <= to.fraction_bits()
-        && from.exponent_bits() <= to.exponent_bits();
+    let widens =
+        from.fraction_bits() <= to.fraction_bits() && from.exponent_bits() <= to.exponent_bits();
     if !widens && rounding.is_none() {
         return None;
     }
@@ -136,9 +135,7 @@ fn pair<'a>(
     if let (Some(format), Type::F32) = (narrow, from) {
         let [d, high, low] = cx.operands::<3>(inst)?;
         let (high, low) = (cx.src(high, from)?, cx.src(low, from)?);
-        let f = lanes2(move |a, b| {
-            convert::pack_pair(format, a as u32, b as u32, mode).into()
-        });
+        let f = lanes2(move |a, b| convert::pack_pair(format, a as u32, b as u32, mode).into());
         return Ok(Some(Op::Map2 { f, d: cx.dst(d, to)?, a: high, b: low }));
     }
     let f = match (eight(to), half_of(from), eight(from), half_of(to)) {
@@ -155,11 +152,7 @@ fn pair<'a>(
 }
 
 /// `cvt.pack.sat.u16.s32 d, a, b`: both saturated, `a` above `b`; the eight-bit forms shift `c` up.
-fn pack<'a>(
-    cx: &mut Context<'_, 'a>,
-    mods: &mut Modifiers<'a>,
-    inst: &Instruction<'a>,
-) -> Decoded {
+fn pack<'a>(cx: &mut Context<'_, 'a>, mods: &mut Modifiers<'a>, inst: &Instruction<'a>) -> Decoded {
     mods.flag("sat");
     let (to, from, with) = (mods.ty(), mods.ty(), mods.ty());
     let to = to.and_then(Type::integer).filter(|to| to.bits() <= 16);
@@ -170,7 +163,12 @@ fn pack<'a>(
     let one = move |a: u64| convert::int_to_int(IntType::S32, to, a, true);
     let both = move |a: u64, b: u64| one(a) << bits | one(b);
     if with.is_none() && bits == 16 {
-        return super::integer::two(cx, inst, [Type::B32, from.unwrap_or(Type::S32), Type::S32], lanes2(both));
+        return super::integer::two(
+            cx,
+            inst,
+            [Type::B32, from.unwrap_or(Type::S32), Type::S32],
+            lanes2(both),
+        );
     }
     if bits == 16 || with != Some(Type::B32) {
         return Err(cx.unknown("no such `cvt.pack`"));

@@ -5,8 +5,8 @@ use super::super::op::{Address, Op, Place, Target};
 use super::super::scope::Symbol;
 use super::super::types::{Space, Type};
 use super::super::{Function, Module, Variables};
-use super::context::{CONSTANT_BIT, Context};
 use super::MAX_FRAME_BYTES;
+use super::context::{CONSTANT_BIT, Context};
 use crate::parse::ast::{self, Initial, Number, Statement, Unit, Variable};
 use crate::source::{LoadError, Source, Span, code};
 use std::collections::HashMap;
@@ -106,15 +106,7 @@ fn definition(source: &Source, variable: &Variable<'_>) -> Result<VariableDef, L
         }
     };
     let name = variable.name.to_owned();
-    Ok(VariableDef {
-        name,
-        space,
-        align,
-        bytes,
-        initial,
-        relocations: Vec::new(),
-        dynamic,
-    })
+    Ok(VariableDef { name, space, align, bytes, initial, relocations: Vec::new(), dynamic })
 }
 
 fn initial_bytes(
@@ -127,9 +119,7 @@ fn initial_bytes(
     for value in &variable.initial {
         let bits = match (value, variable.type_name) {
             (Initial::Address { .. }, _) => 0,
-            (Initial::Number(Number::Int(value)), "f32") => {
-                (*value as i64 as f32).to_bits().into()
-            }
+            (Initial::Number(Number::Int(value)), "f32") => (*value as i64 as f32).to_bits().into(),
             (Initial::Number(Number::Int(value)), "f64") => (*value as i64 as f64).to_bits(),
             (Initial::Number(Number::Int(value)), _) => *value,
             (Initial::Number(Number::F32(bits)), "f64") => {

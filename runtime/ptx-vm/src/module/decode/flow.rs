@@ -46,8 +46,7 @@ pub(super) fn branch_index<'a>(
     let Some(names) = cx.targets.get(name).cloned() else {
         return Err(cx.error(code::UNKNOWN_SYMBOL, format!("no list is called `{name}`")));
     };
-    let targets: Vec<u32> =
-        names.iter().map(|name| label(cx, name)).collect::<Result<_, _>>()?;
+    let targets: Vec<u32> = names.iter().map(|name| label(cx, name)).collect::<Result<_, _>>()?;
     let targets = cx.list(&targets);
     Ok(Op::BranchIndex { index, targets })
 }

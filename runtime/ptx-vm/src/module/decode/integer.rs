@@ -26,10 +26,22 @@ macro_rules! for_type {
 macro_rules! for_width {
     ($bits:expr, $mask:ident => $body:expr) => {
         match $bits {
-            8 => { const $mask: u64 = 0xff; $body }
-            16 => { const $mask: u64 = 0xffff; $body }
-            32 => { const $mask: u64 = 0xffff_ffff; $body }
-            _ => { const $mask: u64 = u64::MAX; $body }
+            8 => {
+                const $mask: u64 = 0xff;
+                $body
+            }
+            16 => {
+                const $mask: u64 = 0xffff;
+                $body
+            }
+            32 => {
+                const $mask: u64 = 0xffff_ffff;
+                $body
+            }
+            _ => {
+                const $mask: u64 = u64::MAX;
+                $body
+            }
         }
     };
 }
@@ -217,9 +229,9 @@ pub(super) fn multiply_add<'a>(
     }
     let f = if mods.flag("hi") {
         match mods.flag("sat") {
-            true if ty == Type::S32 => lanes3(|a, b, c| {
-                integer::mad_hi_sat(a as u32, b as u32, c as u32).into()
-            }),
+            true if ty == Type::S32 => {
+                lanes3(|a, b, c| integer::mad_hi_sat(a as u32, b as u32, c as u32).into())
+            }
             true => return Err(cx.unknown("`.sat` needs `.s32`")),
             false => for_type!(of, T => lanes3(|a, b, c| {
                 integer::mul_hi(T, a, b).wrapping_add(c) & T.mask()
@@ -245,12 +257,12 @@ fn carry<'a>(
     let hi = mods.flag("hi");
     mods.flag("lo");
     let f: super::super::op::FnCarry = match inst.name {
-        "add" | "addc" => std::sync::Arc::new(move |a, b, _, c| {
-            integer::add_carry(of, a, b, c && with)
-        }),
-        "sub" | "subc" => std::sync::Arc::new(move |a, b, _, c| {
-            integer::sub_borrow(of, a, b, c && with)
-        }),
+        "add" | "addc" => {
+            std::sync::Arc::new(move |a, b, _, c| integer::add_carry(of, a, b, c && with))
+        }
+        "sub" | "subc" => {
+            std::sync::Arc::new(move |a, b, _, c| integer::sub_borrow(of, a, b, c && with))
+        }
         "mad" | "madc" => std::sync::Arc::new(move |a, b, addend, c| {
             let low = || of.wrap((a.wrapping_mul(b)).into());
             let product = if hi { integer::mul_hi(of, a, b) } else { low() };
@@ -343,9 +355,14 @@ pub(super) fn bits<'a>(
             let amount = mods.flag("shiftamt");
             map1(cx, inst, (u32s, ty), move |a| integer::bfind(of, a, amount).into())
         }
-        "fns" => three(cx, inst, [u32s, u32s, u32s, Type::S32], lanes3(|mask, base, offset| {
-            integer::fns(mask as u32, base as u32, offset as i32).into()
-        })),
+        "fns" => three(
+            cx,
+            inst,
+            [u32s, u32s, u32s, Type::S32],
+            lanes3(|mask, base, offset| {
+                integer::fns(mask as u32, base as u32, offset as i32).into()
+            }),
+        ),
         "bmsk" => {
             let clamp = mods.flag("clamp");
             mods.flag("wrap");

@@ -1,7 +1,7 @@
 //! The modifiers of an instruction, taken one by one until none is left.
 
-use super::super::types::{Space, Type};
 use super::super::op::{Order, Scope};
+use super::super::types::{Space, Type};
 use crate::number::Rounding;
 use crate::parse::ast::Instruction;
 
@@ -24,7 +24,8 @@ impl<'a> Modifiers<'a> {
 
     /// Takes the first word that `meaning` knows.
     pub(super) fn pick<T>(&mut self, meaning: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let (at, found) = self.left.iter().enumerate().find_map(|(at, w)| Some((at, meaning(w)?)))?;
+        let (at, found) =
+            self.left.iter().enumerate().find_map(|(at, w)| Some((at, meaning(w)?)))?;
         self.left.remove(at);
         Some(found)
     }

@@ -2,11 +2,11 @@
 
 use super::super::op::{FnTest, Literal, Logic, Op, SetPredHalves, Ticking, lanes3, test2};
 use super::super::types::Type;
+use super::SINK_PRED;
 use super::context::Context;
 use super::float::{half_of, is_float};
 use super::integer::int_type;
 use super::modifiers::Modifiers;
-use super::SINK_PRED;
 use crate::number::IntType;
 use crate::number::compare::{self, Comparison, FloatClass};
 use crate::number::half::Half;
@@ -88,12 +88,7 @@ fn half_test(how: Comparison, half: Half, ftz: bool, shift: u32) -> FnTest {
     test2(move |a, b| compare::compare_floats(how, wide(a), wide(b)))
 }
 
-fn test(
-    cx: &Context<'_, '_>,
-    how: Comparison,
-    ty: Type,
-    ftz: bool,
-) -> Result<FnTest, LoadError> {
+fn test(cx: &Context<'_, '_>, how: Comparison, ty: Type, ftz: bool) -> Result<FnTest, LoadError> {
     if let Some((half, false)) = half_of(ty) {
         return Ok(half_test(how, half, ftz, 0));
     }
@@ -136,9 +131,8 @@ pub(super) fn set_predicate<'a>(
     let logic = logic_of(mods);
     let ftz = mods.flag("ftz");
     let Some(ty) = mods.ty() else { return Err(cx.unknown("no type is named")) };
-    let [d, a, b] = inst.operands.get(..3).map_or([None; 3], |ops| {
-        [ops.first(), ops.get(1), ops.get(2)]
-    });
+    let [d, a, b] =
+        inst.operands.get(..3).map_or([None; 3], |ops| [ops.first(), ops.get(1), ops.get(2)]);
     let (Some(d), Some(a), Some(b)) = (d, a, b) else {
         return Err(cx.bad_operand("`setp` takes a predicate and two values"));
     };
@@ -324,11 +318,7 @@ fn ticking(name: &str) -> Option<Ticking> {
     })
 }
 
-fn part_bits(
-    cx: &Context<'_, '_>,
-    ty: Type,
-    parts: &[Operand<'_>],
-) -> Result<u8, LoadError> {
+fn part_bits(cx: &Context<'_, '_>, ty: Type, parts: &[Operand<'_>]) -> Result<u8, LoadError> {
     let count = parts.len() as u32;
     if !matches!(count, 2 | 4 | 8) || ty.bits() > 64 || ty.bits() / count < 8 {
         return Err(cx.bad_operand("a vector of 2, 4 or 8 parts of a register"));

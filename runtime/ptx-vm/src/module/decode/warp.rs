@@ -2,9 +2,9 @@
 
 use super::super::op::{Bar, Literal, Op, Reduce, Shuffle, Vote};
 use super::super::types::Type;
+use super::SINK_PRED;
 use super::context::Context;
 use super::modifiers::Modifiers;
-use super::SINK_PRED;
 use crate::parse::ast::{Instruction, Operand};
 use crate::source::LoadError;
 

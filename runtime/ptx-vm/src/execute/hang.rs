@@ -19,7 +19,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
         }
         let Some((code, wait)) = self.classify(&waits) else { return };
-        let other = waits.iter().map(|wait| wait.pc).find(|pc| *pc != wait.pc);
+        // Lanes that do not come to an instruction of the whole warp have no part in it.
+        let others = waits.iter().filter(|_| code != finding::PARTIAL_WARP);
+        let other = others.map(|wait| wait.pc).find(|pc| *pc != wait.pc);
         self.findings.push(RawFinding { code, other, ..wait.finding.clone() });
         self.stopped = true;
     }

@@ -72,24 +72,35 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         }
     }
 
-    /// Where the sixteen bytes of a row of matrix `matrix` lie.
+    /// Where the row of a matrix lies that `lane` gives the address of, and tells the checks of it.
     fn matrix_row(
         &mut self,
         warp: &mut Warp,
         at: &At,
         address: &Address,
-        (lane, touch): (usize, Touch),
+        (lane, stored): (usize, Option<&[u8; 16]>),
     ) -> Result<Place, Flow> {
         let bytes = self.address(warp, at, address, lane);
         match self.locate(warp, lane, (address.space, bytes), 16) {
             Ok(place) => {
                 if CHECK {
-                    self.touch(warp, at, lane, Access::of(place, 16, touch, WEAK));
+                    let touch = if stored.is_some() { Touch::Write } else { Touch::Read };
+                    let mut access = Access::of(place, 16, touch, WEAK);
+                    let held = || self.read_row(warp, lane, place);
+                    access.same_value = stored.is_some_and(|bytes| *bytes == held());
+                    self.touch(warp, at, lane, access);
                 }
                 Ok(place)
             }
             Err(fault) => Err(self.fault(warp, at, lane, fault)),
         }
+    }
+
+    /// The sixteen bytes of a row that was located.
+    fn read_row(&self, warp: &Warp, lane: usize, place: Place) -> [u8; 16] {
+        let word = |at: usize| self.read(warp, lane, place.behind(at as u64), 8).to_le_bytes();
+        let (low, high) = (word(0), word(8));
+        std::array::from_fn(|byte| if byte < 8 { low[byte] } else { high[byte - 8] })
     }
 
     fn load_matrices(
@@ -106,13 +117,11 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let mut rows = Rows::default();
             for (row, bytes) in rows.iter_mut().enumerate() {
                 let lane = 8 * matrix + row;
-                let place = match self.matrix_row(warp, at, from, (lane, Touch::Read)) {
+                let place = match self.matrix_row(warp, at, from, (lane, None)) {
                     Ok(place) => place,
                     Err(flow) => return flow,
                 };
-                let halves = [0, 8].map(|half| self.read(warp, lane, place.behind(half), 8));
-                bytes[..8].copy_from_slice(&halves[0].to_le_bytes());
-                bytes[8..].copy_from_slice(&halves[1].to_le_bytes());
+                *bytes = self.read_row(warp, lane, place);
             }
             loaded.push(fragment::load(&rows, transposed));
         }
@@ -134,7 +143,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let rows = fragment::store(&warp.words(at, *register), transposed);
             for (row, bytes) in rows.iter().enumerate() {
                 let lane = 8 * matrix + row;
-                let place = match self.matrix_row(warp, at, to, (lane, Touch::Write)) {
+                let place = match self.matrix_row(warp, at, to, (lane, Some(bytes))) {
                     Ok(place) => place,
                     Err(flow) => return flow,
                 };

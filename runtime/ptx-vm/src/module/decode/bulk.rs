@@ -128,7 +128,9 @@ fn wait<'i, 'a>(
             (done, at, phase)
         }
         _ => {
-            return Err(cx.bad_operand("a wait takes a predicate, the object's address and a phase"));
+            return Err(
+                cx.bad_operand("a wait takes a predicate, the object's address and a phase")
+            );
         }
     };
     let phase = if parity {

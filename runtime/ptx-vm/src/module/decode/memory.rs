@@ -107,7 +107,7 @@ pub(super) fn prefetch<'a>(
 ) -> Decoded {
     let space = mods.space();
     mods.cache_hints();
-    mods.pick(|word| matches!(word, "L1" | "L2").then_some(()));
+    mods.pick(|word| matches!(word, "L1" | "L2" | "tensormap").then_some(()));
     for operand in &inst.operands {
         match operand {
             Operand::Number(_) => {}
@@ -117,6 +117,37 @@ pub(super) fn prefetch<'a>(
         }
     }
     Ok(Op::Nop)
+}
+
+/// `createpolicy`: a policy changes no result, so it is any number.
+pub(super) fn cache_policy<'a>(
+    cx: &mut Context<'_, 'a>,
+    mods: &mut Modifiers<'a>,
+    inst: &Instruction<'a>,
+) -> Decoded {
+    mods.cache_hints();
+    let range = mods.flag("range");
+    let converts = mods.flag("cvt") && mods.flag("L2");
+    let space = mods.space();
+    if !(range || converts || mods.flag("fractional")) || !mods.flag("b64") {
+        return Err(cx.unknown("no such cache policy"));
+    }
+    let Some((d, rest)) = inst.operands.split_first() else {
+        return Err(cx.bad_operand("a cache policy takes a register"));
+    };
+    for operand in rest {
+        match operand {
+            Operand::Address { .. } => {
+                cx.address(operand, space)?;
+            }
+            Operand::Number(_) => {}
+            _ => {
+                cx.src(operand, if converts { Type::B64 } else { Type::B32 })?;
+            }
+        }
+    }
+    let a = cx.bits(0);
+    Ok(Op::Mov { d: cx.dst(d, Type::B64)?, a })
 }
 
 /// `cvta`.

@@ -253,6 +253,7 @@ fn instruction<'a>(
         "st" => memory::store(cx, mods, inst),
         "atom" | "red" => memory::atomic(cx, mods, inst),
         "prefetch" | "prefetchu" | "applypriority" | "discard" => memory::prefetch(cx, mods, inst),
+        "createpolicy" => memory::cache_policy(cx, mods, inst),
         "cvta" => memory::convert_address(cx, mods, inst),
         "isspacep" => memory::is_space(cx, mods, inst),
         "mapa" | "getctarank" => memory::map_shared(cx, mods, inst),

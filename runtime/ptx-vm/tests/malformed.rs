@@ -1,208 +1,64 @@
-//! Bad input is refused with code and line, in bounded time, and never with a panic.
-//!
-//! # Invariants
-//! - The first line of a file in `tests/malformed` says what is expected: `// EXPECT: V0004 at line 13`.
+//! Malformed PTX, and launches that do not fit, are refused with code and line before anything runs.
 
-use perilune_ptx_vm::{Checks, Launch, LoadError, Machine, Module, Options};
-use std::path::{Path, PathBuf};
+mod corpus;
 
-fn files(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
-    let entries = std::fs::read_dir(folder).expect("a folder of tests");
-    let mut found: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "ptx"))
-        .collect();
-    found.sort();
-    found
+use perilune_ptx_vm::{Launch, LoadError, Machine, Module, Options};
+use std::fs;
+use std::path::Path;
+
+/// Code and line of `// EXPECT: V0004 at line 13`.
+fn expectation(text: &str) -> Option<(&str, Option<u32>)> {
+    let expected = text.lines().next()?.strip_prefix("// EXPECT: ")?;
+    match expected.split_once(" at line ") {
+        Some((code, line)) => Some((code, Some(line.parse().ok()?))),
+        None => Some((expected, None)),
+    }
 }
 
-fn refusal(ptx: &Path, text: &str) -> Option<LoadError> {
-    let module = match Module::parse(text) {
+/// Loads a file and, if there is a launch beside it, launches it.
+fn refusal(path: &Path, text: &str) -> Option<LoadError> {
+    let module = match Module::parse_named(corpus::stem(path), text) {
         Ok(module) => module,
         Err(error) => return Some(error),
     };
-    let launch = Launch::read(ptx.with_extension("launch.ron")).ok()?;
+    let launch = path.with_extension("launch.ron");
+    if !launch.exists() {
+        return None;
+    }
+    let launch = match Launch::read(launch) {
+        Ok(launch) => launch,
+        Err(error) => return Some(error),
+    };
     Machine::run(&module, &launch, &Options::default()).err()
 }
 
-/// What is wrong with the refusal of a file, or nothing.
-fn misjudged(ptx: &Path) -> Option<String> {
-    let name = ptx.file_name().expect("a name").to_string_lossy().into_owned();
-    let bytes = std::fs::read(ptx).expect("a file");
-    let text = String::from_utf8_lossy(&bytes);
-    let first = text.lines().next().unwrap_or_default();
-    let expected = first.strip_prefix("// EXPECT: ").expect("the first line says what is expected");
-    let (code, line) = expected.split_once(" at line ").map_or((expected, None), |(code, line)| {
-        (code, Some(line.trim().parse::<u32>().expect("a line")))
+#[test]
+fn malformed_files_are_refused_at_their_line() {
+    let files = corpus::ptx_files("malformed");
+    assert!(files.len() >= 20);
+    corpus::assert_all(&files, |path| {
+        let bytes = fs::read(path).map_err(|error| error.to_string())?;
+        // What is no UTF-8 shows as the replacement character, which is no PTX either.
+        let text = String::from_utf8_lossy(&bytes);
+        let (code, line) = expectation(&text).ok_or("no expectation")?;
+        let error = refusal(path, &text).ok_or(format!("was accepted, expected {code}"))?;
+        let right = error.code == code && line.is_none_or(|line| line == error.position.line);
+        right.then_some(()).ok_or(format!("expected {code} at {line:?}, got\n{error}"))
     });
-    let Some(error) = refusal(ptx, &text) else {
-        return Some(format!("{name}: was not refused, expected {expected}"));
-    };
-    let right = error.code == code.trim() && line.is_none_or(|line| error.position.line == line);
-    (!right).then(|| format!("{name}: expected {expected}\n{error}"))
 }
 
 #[test]
-fn every_malformed_file_is_refused_at_its_line() {
-    let all = files("malformed");
-    assert!(!all.is_empty(), "no files");
-    let wrong: Vec<String> = all.iter().filter_map(|ptx| misjudged(ptx)).collect();
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
-}
-
-const SAMPLE: &str = r#".version 8.0
-.target sm_90a
-.address_size 64
-.const .align 4 .b32 table[4] = {1, 2, {3}, 4};
-.global .align 8 .u64 where[2] = {generic(table), table+4};
-.extern .shared .align 16 .b8 dynamic[];
-.func (.param .b32 out) half(.param .b32 in) {
-    .reg .b32 %r<3>;
-    ld.param.b32 %r1, [in];
-    shr.u32 %r2, %r1, 1;
-    st.param.b32 [out], %r2;
-    ret;
-}
-.visible .entry sample(.param .u64 .ptr .global .align 4 x, .param .u32 n)
-.maxntid 64, 1, 1
-{
-    .reg .pred %p<4>;
-    .reg .b16 %h<3>;
-    .reg .b32 %r<12>;
-    .reg .b64 %rd<8>;
-    .shared .align 4 .b8 tile[256];
-    ld.param.u64 %rd1, [x];
-    ld.param.u32 %r1, [n];
-    mov.u32 %r2, %tid.x;
-    setp.ge.u32 %p1|%p2, %r2, %r1;
-    @%p1 bra $done;
-    mad.wide.u32 %rd2, %r2, 4, %rd1;
-    ld.global.L1::no_allocate.v2.u16 {%h1, %h2}, [%rd2+0];
-    mov.b32 %r3, {%h1, %h2};
-    {
-        .param .b32 a;
-        .param .b32 b;
-        st.param.b32 [a], %r3;
-        call.uni (b), half, (a);
-        ld.param.b32 %r4, [b];
-    }
-    shl.b32 %r5, %r2, 2;
-    mov.u32 %r6, tile;
-    add.u32 %r5, %r5, %r6;
-    st.shared.u32 [%r5], %r4;
-    bar.sync 0;
-    shfl.sync.bfly.b32 %r7|%p3, %r4, 1, 31, -1;
-    lop3.b32 %r8, %r7, %r4, %r3, 0x96;
-    atom.global.add.u32 %r9, [%rd2], %r8;
-    fma.rn.ftz.f32 %r10, %r9, 0f3F800000, %r8;
-    st.global.b32 [%rd2], %r10;
-$done:
-    ret;
-}
-"#;
-
-/// Runs whatever still parses, for a few steps; nothing may panic.
-fn survives(text: &str) {
-    let Ok(module) = Module::parse(text) else { return };
-    let Some(kernel) = module.kernels().first() else { return };
-    let params = match kernel.params.len() {
-        2 => {
-            "Buffer(name: \"x\", bytes: 256, init: Random(seed: 1, dtype: u32, low: 0, high: 9)), U32(40)"
+fn every_prefix_of_a_kernel_is_refused_or_accepted_without_a_panic() {
+    let path = corpus::ptx_files("foreign")
+        .into_iter()
+        .find(|path| corpus::stem(path) == "cuda_interpreter.sm_80");
+    let text = fs::read_to_string(path.expect("a kernel of the corpus")).expect("text");
+    let whole = Module::parse(&text).expect("the whole kernel");
+    assert_eq!(whole.kernels().len(), 1);
+    let ends = text.char_indices().map(|(end, _)| end).filter(|end| end % 7 == 0);
+    for end in ends {
+        if let Err(error) = Module::parse(&text[..end]) {
+            assert!(error.code.starts_with("V000"), "{error}");
         }
-        _ => "",
-    };
-    let name = kernel.name.escape_default();
-    let launch = format!(
-        "Launch(entry: \"{name}\", grid: (2, 1, 1), block: (64, 1, 1), shared_bytes: 64, params: [{params}])"
-    );
-    let Ok(launch) = Launch::parse(&launch) else { return };
-    let options = Options { checks: Checks::all(), threads: 1, step_limit: 2000 };
-    let _ = Machine::run(&module, &launch, &options);
-}
-
-#[test]
-fn the_sample_runs_without_a_finding_but_its_race() {
-    let module = Module::parse(SAMPLE).expect("the sample is PTX");
-    let launch = Launch::parse(
-        r#"Launch(entry: "sample", grid: (1, 1, 1), block: (64, 1, 1), params: [
-            Buffer(name: "x", bytes: 256, init: Random(seed: 1, dtype: u32, low: 0, high: 9)), U32(64)])"#,
-    )
-    .expect("a launch");
-    let options = Options { checks: Checks::all(), ..Options::default() };
-    let outcome = Machine::run(&module, &launch, &options).expect("it fits");
-    assert_eq!(outcome.findings, []);
-    assert!(outcome.completed);
-}
-
-#[test]
-fn a_text_cut_off_at_any_byte_never_panics() {
-    for end in 0..SAMPLE.len() {
-        if let Some(text) = SAMPLE.get(..end) {
-            survives(text);
-        }
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
-    }
-}
-
-/// A text with tokens exchanged, doubled, dropped and numbers made odd.
-fn mutated(text: &str, random: &mut Random) -> String {
-    let mut words: Vec<&str> = text.split_inclusive([' ', ',', ';', '\n', '.', '[', ']']).collect();
-    for _ in 0..1 + random.below(4) {
-        let (a, b) = (random.below(words.len()), random.below(words.len()));
-        match random.below(5) {
-            0 => words.swap(a, b),
-            1 => words[a] = words[b],
-            2 => words.insert(a, words[b]),
-            3 => {
-                words.remove(a);
-            }
-            _ => {
-                words[a] =
-                    ["-1;", "4294967295 ", "{", "18446744073709551615,", "%r0 "][random.below(5)]
-            }
-        }
-    }
-    words.concat()
-}
-
-#[test]
-fn mutated_texts_never_panic() {
-    let mut random = Random(7);
-    let mut texts: Vec<String> = vec![SAMPLE.to_owned()];
-    for path in files("planted") {
-        texts.push(std::fs::read_to_string(path).expect("a kernel"));
-    }
-    for round in 0..3000 {
-        let text = mutated(&texts[round % 40 % texts.len()], &mut random);
-        survives(&text);
-    }
-}
-
-#[test]
-fn deep_nesting_is_refused_at_once() {
-    let head = ".version 8.0\n.target sm_80\n.address_size 64\n";
-    let many = 100_000;
-    let blocks = format!("{head}.entry k() {{ {} ret; }}", "{".repeat(many));
-    let vectors =
-        format!("{head}.entry k() {{ .reg .b32 %r<2>; mov.b32 %r1, {}; }}", "{".repeat(many));
-    let nots =
-        format!("{head}.entry k() {{ .reg .pred %p<2>; mov.pred %p1, {}%p1; }}", "!".repeat(many));
-    let values = format!("{head}.const .b32 c[4] = {}1;", "{".repeat(many));
-    let addresses = format!("{head}.entry k() {{ ld.global.b32 %r1, {}; }}", "[".repeat(many));
-    for text in [blocks, vectors, nots, values, addresses] {
-        let error = Module::parse(&text).expect_err("too deep");
-        assert_eq!(error.code, "V0005", "{error}");
     }
 }

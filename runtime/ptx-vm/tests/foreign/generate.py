@@ -63,7 +63,7 @@ def compile_triton(f: TritonFixture, target: str):
 
 
 def without_debug_sections(text: str) -> str:
-    """Keeps `.loc`, `.file` and the names of inlined functions, and drops the other DWARF sections."""
+    """Keeps `.loc`, `.file` and the names of inlined functions, drops the other sections."""
     text = re.sub(r"\n\t\.section\s+\.debug_(?!str)\w+\s*\{.*?\n?\t?\}", "", text, flags=re.S)
     installed = str(Path(triton.__file__).parent.parent)
     return text.replace(str(HERE) + "/", "").replace(installed + "/", "")

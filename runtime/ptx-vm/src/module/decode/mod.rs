@@ -15,6 +15,9 @@ mod select;
 mod memory;
 mod warp;
 mod flow;
+mod tensor;
+mod bulk;
+mod tensor_rows;
 mod declare;
 
 use super::op::{Inst, Op, Pred};
@@ -254,9 +257,13 @@ fn instruction<'a>(
 ) -> Result<Op, LoadError> {
     match inst.name {
         "ld" | "ldu" => memory::load(cx, mods, inst),
+        "st" | "red" if inst.modifiers.first() == Some(&"async") => {
+            bulk::store_async(cx, mods, inst)
+        }
         "st" => memory::store(cx, mods, inst),
         "atom" | "red" => memory::atomic(cx, mods, inst),
         "prefetch" | "prefetchu" | "applypriority" | "discard" => memory::prefetch(cx, mods, inst),
+        "createpolicy" => memory::cache_policy(cx, mods, inst),
         "cvta" => memory::convert_address(cx, mods, inst),
         "isspacep" => memory::is_space(cx, mods, inst),
         "mapa" | "getctarank" => memory::map_shared(cx, mods, inst),
@@ -276,6 +283,14 @@ fn instruction<'a>(
         "activemask" => warp::active_mask(cx, mods, inst),
         "bar" | "barrier" => warp::barrier(cx, mods, inst),
         "nanosleep" => warp::pause(cx, mods, inst),
+        "mma" => tensor::mma(cx, mods, inst),
+        "ldmatrix" | "stmatrix" => tensor::move_matrices(cx, mods, inst),
+        "movmatrix" => tensor::transpose(cx, mods, inst),
+        "wgmma" => tensor::wgmma(cx, mods, inst),
+        "setmaxnreg" => tensor::registers_limit(cx, mods, inst),
+        "griddepcontrol" => tensor::grid_dependency(cx, mods, inst),
+        "mbarrier" => bulk::mbarrier(cx, mods, inst),
+        "tensormap" => bulk::tensor_map(cx, mods, inst),
         "bra" => flow::branch(cx, mods, inst),
         "brx" => flow::branch_index(cx, mods, inst),
         "call" => flow::call(cx, mods, inst),

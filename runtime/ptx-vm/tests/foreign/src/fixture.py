@@ -1,7 +1,7 @@
 """What a fixture is: a compiled kernel, its launch, its inputs and the results it must have.
 
 Everything here is data and its way to disk; `generate.py` compiles and calls it.
-Expected values are always computed by numpy from the kernel's definition, never by running the kernel.
+Expected values are computed by numpy from the kernel's definition, never by running the kernel.
 """
 
 import zlib

@@ -1,4 +1,5 @@
-// The approximate functions of the hardware, each within its documented error, and their special cases.
+// The approximate functions of the hardware, each within its documented error, and their special
+// cases.
 #include "device.cuh"
 
 extern "C" __global__ void approximations(const float *x, float *y, int n) {
@@ -7,7 +8,13 @@ extern "C" __global__ void approximations(const float *x, float *y, int n) {
     return;
   float v = x[i];
   float *o = y + i;
-#define PUT(text) ({ float r_; asm(text : "=f"(r_) : "f"(v)); *o = r_; o += n; })
+#define PUT(text)                                                                                  \
+  ({                                                                                               \
+    float r_;                                                                                      \
+    asm(text : "=f"(r_) : "f"(v));                                                                 \
+    *o = r_;                                                                                       \
+    o += n;                                                                                        \
+  })
   PUT("ex2.approx.f32 %0, %1;");
   PUT("ex2.approx.ftz.f32 %0, %1;");
   PUT("rcp.approx.f32 %0, %1;");
@@ -27,7 +34,13 @@ extern "C" __global__ void special_cases(const float *x, uint32_t *y, int n) {
     return;
   float v = x[i];
   uint32_t *o = y + i;
-#define BITS(text) ({ uint32_t r_; asm(text : "=r"(r_) : "f"(v)); *o = r_; o += n; })
+#define BITS(text)                                                                                 \
+  ({                                                                                               \
+    uint32_t r_;                                                                                   \
+    asm(text : "=r"(r_) : "f"(v));                                                                 \
+    *o = r_;                                                                                       \
+    o += n;                                                                                        \
+  })
   BITS("ex2.approx.f32 %0, %1;");
   BITS("rcp.approx.f32 %0, %1;");
   BITS("lg2.approx.f32 %0, %1;");

@@ -1,4 +1,5 @@
-// Atomics of every operation on global and shared memory, a compare-and-swap loop, and packed halves.
+// Atomics of every operation on global and shared memory, a compare-and-swap loop, and packed
+// halves.
 #include "device.cuh"
 
 extern "C" __global__ void atomics(const int *x, unsigned *words, unsigned long long *longs,
@@ -23,12 +24,14 @@ extern "C" __global__ void atomics(const int *x, unsigned *words, unsigned long 
     if (r == 0)
       asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(words + 9) : "memory");
     asm volatile("red.global.add.u64 [%0], %1;" ::"l"(longs), "l"((long long)v * v * v) : "memory");
-    asm volatile("red.global.max.s64 [%0], %1;" ::"l"(longs + 1), "l"((long long)v << 20) : "memory");
+    asm volatile("red.global.max.s64 [%0], %1;" ::"l"(longs + 1), "l"((long long)v << 20)
+                 : "memory");
     asm volatile("red.global.add.f64 [%0], %1;" ::"l"(doubles), "d"(v * 0.25) : "memory");
     asm volatile("red.global.add.noftz.f16x2 [%0], %1;" ::"l"(halves), "r"(0x3c004000) : "memory");
     __nvvm_atom_add_gen_i(&own[v & 1], v);
     // The product in f64 by compare-and-swap: what is multiplied is a power of two.
-    unsigned long long *cell = (unsigned long long *)(doubles + 1), seen = *(volatile long long *)cell;
+    unsigned long long *cell = (unsigned long long *)(doubles + 1),
+                       seen = *(volatile long long *)cell;
     for (;;) {
       double next = __builtin_bit_cast(double, seen) * (v & 1 ? 2.0 : 0.5);
       unsigned long long before = seen;

@@ -1,16 +1,16 @@
-// Asynchronous copies that are no tensor copies: cp.async that arrives at an mbarrier, bulk copies in and
-// out, bulk reductions into global memory, and a copy between the blocks of a cluster.
+// Asynchronous copies that are no tensor copies: cp.async that arrives at an mbarrier, bulk copies
+// in and out, bulk reductions into global memory, and a copy between the blocks of a cluster.
 #include "async.cuh"
 
 // Doubles every element: tiles of 128 floats in by cp.async, signalled by an mbarrier per stage.
-extern "C" __global__ void __launch_bounds__(128)
-    pipeline(const float *x, float *y, int tiles) {
+extern "C" __global__ void __launch_bounds__(128) pipeline(const float *x, float *y, int tiles) {
   constexpr int STAGES = 3;
   __shared__ alignas(16) float ring[STAGES][128];
   __shared__ uint64_t full[STAGES];
   if (threadIdx.x == 0)
     for (int i = 0; i < STAGES; i++)
-      asm volatile("mbarrier.init.shared.b64 [%0], 128;" ::"r"(shared_address(&full[i])) : "memory");
+      asm volatile("mbarrier.init.shared.b64 [%0], 128;" ::"r"(shared_address(&full[i]))
+                   : "memory");
   __syncthreads();
   auto fetch = [&](int tile) {
     if (tile < tiles)
@@ -42,7 +42,8 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 // Each block adds its part of x, scaled, to the sums of all blocks.
-extern "C" __global__ void __launch_bounds__(64) bulk_reduce(const int *x, int *sums, int *largest) {
+extern "C" __global__ void __launch_bounds__(64)
+    bulk_reduce(const int *x, int *sums, int *largest) {
   __shared__ alignas(128) int in[64];
   __shared__ alignas(128) int out[64];
   __shared__ uint64_t bar;
@@ -61,21 +62,22 @@ extern "C" __global__ void __launch_bounds__(64) bulk_reduce(const int *x, int *
   proxy_fence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.s32 [%0], [%1], 256;" ::"l"(
-                     sums),
-                 "r"(shared_address(out))
-                 : "memory");
-    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.max.s32 [%0], [%1], 256;" ::"l"(
-                     largest),
-                 "r"(shared_address(out))
-                 : "memory");
+    asm volatile(
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.s32 [%0], [%1], 256;" ::"l"(sums),
+        "r"(shared_address(out))
+        : "memory");
+    asm volatile(
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.max.s32 [%0], [%1], 256;" ::"l"(
+            largest),
+        "r"(shared_address(out))
+        : "memory");
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   }
 }
 
-// Each block of a cluster of two sends its row to the other one, by a bulk copy from shared memory to
-// shared memory that completes bytes at the receiver's mbarrier.
+// Each block of a cluster of two sends its row to the other one, by a bulk copy from shared memory
+// to shared memory that completes bytes at the receiver's mbarrier.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(64)
     exchange(const int *x, int *y) {
   __shared__ alignas(128) int mine[64];
@@ -94,8 +96,12 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(64)
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
   if (threadIdx.x == 0) {
     uint32_t to, at;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(theirs)), "r"(rank ^ 1));
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(&bar)), "r"(rank ^ 1));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(to)
+        : "r"(shared_address(theirs)), "r"(rank ^ 1));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(at)
+        : "r"(shared_address(&bar)), "r"(rank ^ 1));
     asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes "
                  "[%0], [%1], 256, [%2];" ::"r"(to),
                  "r"(shared_address(mine)), "r"(at)

@@ -1,5 +1,6 @@
-// Row sums over a cluster of four blocks: the parts go to the first block by st.async, which completes
-// bytes at its mbarrier; the result comes back to every block through distributed shared memory.
+// Row sums over a cluster of four blocks: the parts go to the first block by st.async, which
+// completes bytes at its mbarrier; the result comes back to every block through distributed shared
+// memory.
 #include "device.cuh"
 
 extern "C" __global__ void __cluster_dims__(4, 1, 1)
@@ -57,7 +58,9 @@ extern "C" __global__ void __cluster_dims__(4, 1, 1)
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
   uint32_t from;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(from) : "r"(shared_address(&total)), "r"(first));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(from)
+      : "r"(shared_address(&total)), "r"(first));
   float all;
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(all) : "r"(from) : "memory");
   for (int i = rank * blockDim.x + threadIdx.x; i < columns; i += 4 * blockDim.x)

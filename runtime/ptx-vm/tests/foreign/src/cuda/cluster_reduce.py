@@ -16,4 +16,6 @@ def fixtures():
         params=[Buffer("x", x), Buffer("y", bytes=y.nbytes), Scalar("I32", columns)],
         expect=[Expect("y", y, "AbsRel(1e-9, 2e-6)")],
     )
-    yield CudaFixture("cuda_cluster_softmax", "cluster_reduce", "cluster_softmax", launch, ("sm_90a",))
+    yield CudaFixture(
+        "cuda_cluster_softmax", "cluster_reduce", "cluster_softmax", launch, ("sm_90a",)
+    )

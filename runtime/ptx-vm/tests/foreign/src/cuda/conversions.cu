@@ -1,8 +1,18 @@
 // Conversions and arithmetic of narrow floats with every rounding mode that the hardware has.
 #include "device.cuh"
 
-#define U16(text, x) ({ unsigned short r_; asm(text : "=h"(r_) : "f"(x)); r_; })
-#define S32(text, x) ({ int r_; asm(text : "=r"(r_) : "f"(x)); r_; })
+#define U16(text, x)                                                                               \
+  ({                                                                                               \
+    unsigned short r_;                                                                             \
+    asm(text : "=h"(r_) : "f"(x));                                                                 \
+    r_;                                                                                            \
+  })
+#define S32(text, x)                                                                               \
+  ({                                                                                               \
+    int r_;                                                                                        \
+    asm(text : "=r"(r_) : "f"(x));                                                                 \
+    r_;                                                                                            \
+  })
 
 extern "C" __global__ void conversions(const float *x, uint16_t *h, int *w, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -25,7 +35,8 @@ extern "C" __global__ void conversions(const float *x, uint16_t *h, int *w, int 
 }
 
 #ifdef FP8
-extern "C" __global__ void conversions_fp8(const float2 *x, uint16_t *narrow, uint32_t *wide, int n) {
+extern "C" __global__ void conversions_fp8(const float2 *x, uint16_t *narrow, uint32_t *wide,
+                                           int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n)
     return;
@@ -47,7 +58,13 @@ extern "C" __global__ void rounding(const float *a, const float *b, float *y, in
     return;
   float p = a[i], q = b[i];
   float *o = y + i;
-#define BOTH(text) ({ float r_; asm(text : "=f"(r_) : "f"(p), "f"(q)); *o = r_; o += n; })
+#define BOTH(text)                                                                                 \
+  ({                                                                                               \
+    float r_;                                                                                      \
+    asm(text : "=f"(r_) : "f"(p), "f"(q));                                                         \
+    *o = r_;                                                                                       \
+    o += n;                                                                                        \
+  })
   BOTH("add.rn.f32 %0, %1, %2;");
   BOTH("add.rz.f32 %0, %1, %2;");
   BOTH("sub.rm.f32 %0, %1, %2;");

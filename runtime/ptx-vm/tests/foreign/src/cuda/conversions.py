@@ -113,9 +113,7 @@ def conversions():
     x = np.concatenate([plain, ties, [1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-8, 300.5]])
     x = x.astype(np.float32)
     halves = [[narrow(v, 11, -24, mode, np.float16) for v in x] for mode in ("rn", "rz")]
-    brains = [
-        [narrow(v, 8, -133, mode, ml_dtypes.bfloat16) for v in x] for mode in ("rn", "rz")
-    ]
+    brains = [[narrow(v, 8, -133, mode, ml_dtypes.bfloat16) for v in x] for mode in ("rn", "rz")]
     relu = [np.float16(0) if v < 0 else h for v, h in zip(x, halves[0])]
     relu = [np.float16(0) if h == 0 else h for h in relu]
     h = np.stack([np.array(t).view(np.uint16) for t in (*halves, *brains, relu)])

@@ -1,9 +1,19 @@
-// Packed arithmetic of f16x2 and bf16x2, and a matrix-vector product of 4-bit weights that are unpacked
-// by the trick with lop3 and the bits of 1024.
+// Packed arithmetic of f16x2 and bf16x2, and a matrix-vector product of 4-bit weights that are
+// unpacked by the trick with lop3 and the bits of 1024.
 #include "device.cuh"
 
-#define TWO(text, p, q) ({ uint32_t r_; asm(text : "=r"(r_) : "r"(p), "r"(q)); r_; })
-#define THREE(text, p, q, s) ({ uint32_t r_; asm(text : "=r"(r_) : "r"(p), "r"(q), "r"(s)); r_; })
+#define TWO(text, p, q)                                                                            \
+  ({                                                                                               \
+    uint32_t r_;                                                                                   \
+    asm(text : "=r"(r_) : "r"(p), "r"(q));                                                         \
+    r_;                                                                                            \
+  })
+#define THREE(text, p, q, s)                                                                       \
+  ({                                                                                               \
+    uint32_t r_;                                                                                   \
+    asm(text : "=r"(r_) : "r"(p), "r"(q), "r"(s));                                                 \
+    r_;                                                                                            \
+  })
 
 extern "C" __global__ void halves(const uint32_t *a, const uint32_t *b, const uint32_t *c,
                                   uint32_t *y, int n) {
@@ -34,8 +44,8 @@ __device__ __forceinline__ float2 unpack(uint32_t pair) {
   return r;
 }
 
-// y = W x: W is rows x columns of unsigned 4-bit numbers minus 8, eight to a word, with the nibbles in the
-// order 0 2 4 6 1 3 5 7 of the elements; one warp per row, all numbers small integers.
+// y = W x: W is rows x columns of unsigned 4-bit numbers minus 8, eight to a word, with the nibbles
+// in the order 0 2 4 6 1 3 5 7 of the elements; one warp per row, all numbers small integers.
 extern "C" __global__ void dequantise(const uint32_t *w, const uint32_t *x, const float *scales,
                                       float *y, int words) {
   int row = blockIdx.x;

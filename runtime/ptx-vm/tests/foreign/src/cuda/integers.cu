@@ -36,13 +36,13 @@ extern "C" __global__ void integers(const int *a, const int *b, int *out, int n)
   STORE(asm("bfind.s32 %0, %1;" : "=r"(r) : "r"(x)));
   STORE(asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(0x9c6f)));
   STORE(asm("lop3.b32 %0, %1, %2, %3, 0xe8;" : "=r"(r) : "r"(x), "r"(y), "r"(0x0f0f3355)));
-  STORE(asm("vadd4.s32.s32.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(0)));
   STORE(asm("szext.wrap.s32 %0, %1, 11;" : "=r"(r) : "r"(x)));
   STORE(asm("add.cc.u32 %0, %1, %2;\n\taddc.u32 %0, %0, 0;" : "=&r"(r) : "r"(x), "r"(y)));
   STORE(asm("mul24.lo.s32 %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y)));
 }
 
-extern "C" __global__ void narrow_and_wide(const int64_t *a, const int64_t *b, int64_t *out, int n) {
+extern "C" __global__ void narrow_and_wide(const int64_t *a, const int64_t *b, int64_t *out,
+                                           int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n)
     return;

@@ -50,7 +50,6 @@ def words(x: int, y: int) -> list:
     top = u if x >= 0 else unsigned(~x)
     turn = v & 31
     third = 0x0F0F3355
-    bytes4 = [signed(p + q, 8) for p, q in zip(parts(u, 8, 4, True), parts(v, 8, 4, True))]
     carry = (u + v) >> 32
     return [
         (x * y) >> 32,
@@ -74,7 +73,6 @@ def words(x: int, y: int) -> list:
         top.bit_length() - 1,
         permute(u, v, 0x9C6F),
         u & v | u & third | v & third,
-        sum(unsigned(b, 8) << (8 * i) for i, b in enumerate(bytes4)),
         signed(u, 11),
         u + v + carry,
         signed(u, 24) * signed(v, 24),

@@ -8,8 +8,8 @@ extern "C" __global__ void local_array(const int *x, int *y, int n) {
     return;
   for (int i = 0; i < 24; i++)
     keys[i] = x[row * 24 + i];
-  for (int start = 24 / 2 - 1, end = 24; end > 1;) {
-    if (start >= 0) {
+  for (int start = 24 / 2, end = 24; end > 1;) {
+    if (start > 0) {
       start--;
     } else {
       end--;
@@ -17,7 +17,7 @@ extern "C" __global__ void local_array(const int *x, int *y, int n) {
       keys[end] = keys[0];
       keys[0] = t;
     }
-    for (int root = start < 0 ? 0 : start; 2 * root + 1 < end;) {
+    for (int root = start; 2 * root + 1 < end;) {
       int child = 2 * root + 1;
       if (child + 1 < end && keys[child] < keys[child + 1])
         child++;

@@ -1,6 +1,7 @@
 // Matrix product of bf16 with fp32 sums: cp.async into a two-stage ring of shared-memory tiles,
-// ldmatrix, mma.sync. Tiles of 64 x 64 x 32 by four warps, each 32 x 32. C is m x n, A is m x k, B is
-// k x n, all row-major; k and n are multiples of 8, so that every 16-byte copy is inside or outside.
+// ldmatrix, mma.sync. Tiles of 64 x 64 x 32 by four warps, each 32 x 32. C is m x n, A is m x k, B
+// is k x n, all row-major; k and n are multiples of 8, so that every 16-byte copy is inside or
+// outside.
 #include "device.cuh"
 
 constexpr int M = 64, N = 64, K = 32, STAGES = 2;
@@ -45,8 +46,8 @@ extern "C" __global__ void __launch_bounds__(128)
     for (int inner = 0; inner < K; inner += 16) {
       uint32_t x[2][4], y[4][2];
       for (int i = 0; i < 2; i++) {
-        uint32_t at = shared_address(
-            &tile_a[stage][warp_row + i * 16 + lane % 16][inner + lane / 16 * 8]);
+        uint32_t at =
+            shared_address(&tile_a[stage][warp_row + i * 16 + lane % 16][inner + lane / 16 * 8]);
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(x[i][0]), "=r"(x[i][1]), "=r"(x[i][2]), "=r"(x[i][3])
                      : "r"(at)
@@ -61,12 +62,11 @@ extern "C" __global__ void __launch_bounds__(128)
       }
       for (int i = 0; i < 2; i++)
         for (int j = 0; j < 4; j++)
-          asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                       : "+f"(sums[i][j][0]), "+f"(sums[i][j][1]), "+f"(sums[i][j][2]),
-                         "+f"(sums[i][j][3])
-                       : "r"(x[i][0]), "r"(x[i][1]), "r"(x[i][2]), "r"(x[i][3]), "r"(y[j][0]),
-                         "r"(y[j][1]));
+          asm volatile(
+              "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+              "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+              : "+f"(sums[i][j][0]), "+f"(sums[i][j][1]), "+f"(sums[i][j][2]), "+f"(sums[i][j][3])
+              : "r"(x[i][0]), "r"(x[i][1]), "r"(x[i][2]), "r"(x[i][3]), "r"(y[j][0]), "r"(y[j][1]));
     }
     __syncthreads();
   }

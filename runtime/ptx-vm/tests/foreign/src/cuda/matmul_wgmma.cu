@@ -1,7 +1,7 @@
-// Matrix product of bf16 with fp32 sums for Hopper: a producer warp fetches tiles by TMA into a ring
-// guarded by mbarriers, a warpgroup multiplies them by wgmma, and the result leaves by a TMA store.
-// A is m x k and B is n x k, both row-major in k; C is m x n in fp32. Tiles of 64 x 64 x 64, whose rows
-// are 128 bytes, with the 128-byte swizzle.
+// Matrix product of bf16 with fp32 sums for Hopper: a producer warp fetches tiles by TMA into a
+// ring guarded by mbarriers, a warpgroup multiplies them by wgmma, and the result leaves by a TMA
+// store. A is m x k and B is n x k, both row-major in k; C is m x n in fp32. Tiles of 64 x 64 x 64,
+// whose rows are 128 bytes, with the 128-byte swizzle.
 #include "async.cuh"
 
 constexpr int M = 64, N = 64, K = 64, STAGES = 3, TILE_BYTES = 64 * 64 * 2;
@@ -64,11 +64,10 @@ extern "C" __global__ void __launch_bounds__(256)
           "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
           "%32, %33, 1, 1, 1, 0, 0;"
           : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-            "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]),
-            "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]),
-            "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-            "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]),
-            "+f"(d[31])
+            "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
+            "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]),
+            "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]),
+            "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
           : "l"(x), "l"(y));
     }
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
@@ -95,10 +94,10 @@ extern "C" __global__ void __launch_bounds__(256)
   proxy_fence();
   asm volatile("bar.sync 1, 128;" ::: "memory");
   if (threadIdx.x == 0) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
-                     &map_c),
-                 "r"(column), "r"(row), "r"(shared_address(tile_c))
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map_c),
+        "r"(column), "r"(row), "r"(shared_address(tile_c))
+        : "memory");
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   }

@@ -19,7 +19,10 @@ extern "C" __global__ void load_matrices(const uint32_t *x, uint32_t *y) {
                : "memory");
   // Only the addresses of the first eight lanes count; they point to the rows of tile 2 backwards.
   uint32_t back = shared_address(&tile[64 + (7 - lane % 8) * 4]);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(one) : "r"(back) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+               : "=r"(one)
+               : "r"(back)
+               : "memory");
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(moved) : "r"(r[3]));
   for (int i = 0; i < 4; i++)
     y[i * 32 + lane] = r[i], y[(4 + i) * 32 + lane] = t[i];
@@ -30,7 +33,8 @@ extern "C" __global__ void load_matrices(const uint32_t *x, uint32_t *y) {
 extern "C" __global__ void store_matrices(const uint32_t *x, uint32_t *y) {
   __shared__ alignas(16) uint32_t tile[3 * 8 * 4];
   int lane = threadIdx.x;
-  uint32_t at = shared_address(&tile[lane % 16 * 4]), last = shared_address(&tile[64 + lane % 8 * 4]);
+  uint32_t at = shared_address(&tile[lane % 16 * 4]),
+           last = shared_address(&tile[64 + lane % 8 * 4]);
   asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(at), "r"(x[lane]),
                "r"(x[32 + lane])
                : "memory");

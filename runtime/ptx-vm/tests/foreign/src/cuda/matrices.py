@@ -5,7 +5,7 @@ from fixture import Buffer, CudaFixture, Expect, Launch, generator
 
 
 def fragment(tile: np.ndarray) -> np.ndarray:
-    """An 8 x 8 tile of halves as one word per lane: lane 4 r + c holds row r, columns 2 c and 2 c + 1."""
+    """An 8 x 8 tile of halves, a word per lane: lane 4 r + c has row r, columns 2 c and 2 c + 1."""
     return np.ascontiguousarray(tile).view(np.uint32).reshape(32)
 
 

@@ -1,6 +1,7 @@
 // One warp, one mma.sync of every shape and type, with the fragments loaded element by element from
-// the layouts that the PTX ISA describes. A is m x k row-major, B is n x k (column-major k x n), C and D
-// are m x n row-major; every product has matrices of its own at offsets that the launch gives in bytes.
+// the layouts that the PTX ISA describes. A is m x k row-major, B is n x k (column-major k x n), C
+// and D are m x n row-major; every product has matrices of its own at offsets that the launch gives
+// in bytes.
 #include "device.cuh"
 
 struct At {
@@ -13,7 +14,8 @@ __device__ __forceinline__ uint32_t word(const char *p, int row, int byte, int p
 
 #define LANE int g = lane_id() / 4, t = lane_id() % 4
 
-// A of 16 rows, each of four (or two) groups of 4 bytes per thread: rows g and g + 8, bytes 4 t and 4 t + 16.
+// A of 16 rows, each of four (or two) groups of 4 bytes per thread: rows g and g + 8, bytes 4 t and
+// 4 t + 16.
 #define A4(p, pitch)                                                                               \
   "r"(word(p, g, 4 * t, pitch)), "r"(word(p, g + 8, 4 * t, pitch)),                                \
       "r"(word(p, g, 4 * t + 16, pitch)), "r"(word(p, g + 8, 4 * t + 16, pitch))
@@ -25,7 +27,8 @@ __device__ __forceinline__ uint32_t word(const char *p, int row, int byte, int p
   type *d = (type *)(out + at.c) + g * 8 + 2 * t;                                                  \
   type r0 = 0, r1 = 1, r2 = 2, r3 = 3
 #define OUT4 d[0] = r0, d[1] = r1, d[64] = r2, d[65] = r3
-#define TEXT(instruction, fragments) instruction " {%0, %1, %2, %3}, " fragments ", {%0, %1, %2, %3};"
+#define TEXT(instruction, fragments)                                                               \
+  instruction " {%0, %1, %2, %3}, " fragments ", {%0, %1, %2, %3};"
 
 #define PRODUCT(name, type, constraint, instruction, fragments, ...)                               \
   __device__ __noinline__ void name(const char *in, char *out, At at) {                            \
@@ -53,7 +56,8 @@ PRODUCT(tf32_k8, float, "f", "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32
         B2(b, 32))
 PRODUCT(tf32_k4, float, "f", "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32", F21, A2(a, 16),
         B1(b, 16))
-PRODUCT(s8_k32, int, "r", "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", F42, A4(a, 32), B2(b, 32))
+PRODUCT(s8_k32, int, "r", "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", F42, A4(a, 32),
+        B2(b, 32))
 PRODUCT(u8_s8_k16, int, "r", "mma.sync.aligned.m16n8k16.row.col.satfinite.s32.u8.s8.s32", F21,
         A2(a, 16), B1(b, 16))
 #ifdef FP8

@@ -1,5 +1,5 @@
-// Exclusive prefix sum of the set flags, and the compaction that it is for. Blocks take their offset
-// from the blocks before them by the decoupled look-back, with a status word per block.
+// Exclusive prefix sum of the set flags, and the compaction that it is for. Blocks take their
+// offset from the blocks before them by the decoupled look-back, with a status word per block.
 #include "device.cuh"
 
 // 1 in the upper half: the block's own sum; 2: the sum up to and with the block.

@@ -1,5 +1,6 @@
-// Tensor copies of one to five dimensions: a box comes into shared memory, is written out as it lies there
-// (which shows the swizzle and the fill), and leaves by a tensor store or reduction to another place.
+// Tensor copies of one to five dimensions: a box comes into shared memory, is written out as it
+// lies there (which shows the swizzle and the fill), and leaves by a tensor store or reduction to
+// another place.
 #include "async.cuh"
 
 #define LOAD ".shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3"

@@ -1,4 +1,4 @@
-"""Tensor copies of one to five dimensions, with every swizzle, boxes that stick out, and reductions."""
+"""Tensor copies of one to five dimensions: every swizzle, boxes that stick out, reductions."""
 
 import struct
 
@@ -26,7 +26,7 @@ def box_of(x: np.ndarray, corner, box) -> np.ndarray:
 
 
 def swizzled(data: bytes, mode: str) -> bytes:
-    """Where a box's bytes lie: the 16-byte piece's number is xored with that of its 128-byte line."""
+    """Where a box's bytes lie: a 16-byte piece's number is xored with its 128-byte line's."""
     mask = {"None": 0, "B32": 1, "B64": 3, "B128": 7}[mode]
     result = bytearray(len(data))
     for i in range(0, len(data), 16):

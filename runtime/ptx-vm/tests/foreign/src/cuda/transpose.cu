@@ -1,4 +1,5 @@
-// Transpose of a matrix through a padded tile in shared memory, 32 x 8 threads for 32 x 32 elements.
+// Transpose of a matrix through a padded tile in shared memory, 32 x 8 threads for 32 x 32
+// elements.
 #include "device.cuh"
 
 template <typename T, int TILE, int ROWS>

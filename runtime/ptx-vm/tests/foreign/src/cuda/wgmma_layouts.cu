@@ -1,8 +1,9 @@
-// One product of 64 x 8 x 64 halves per swizzle of the shared-memory tiles, and one with A in registers
-// and B in the layout without swizzle. A is 64 x 64, B is 8 x 64, both row-major in k.
+// One product of 64 x 8 x 64 halves per swizzle of the shared-memory tiles, and one with A in
+// registers and B in the layout without swizzle. A is 64 x 64, B is 8 x 64, both row-major in k.
 #include "async.cuh"
 
-__device__ __forceinline__ uint64_t descriptor(const void *p, int leading, int stride, int swizzle) {
+__device__ __forceinline__ uint64_t descriptor(const void *p, int leading, int stride,
+                                               int swizzle) {
   return (uint64_t)(shared_address(p) >> 4 & 0x3fff) | (uint64_t)(leading / 16) << 16 |
          (uint64_t)(stride / 16) << 32 | (uint64_t)swizzle << 62;
 }

@@ -1,4 +1,4 @@
-"""Causal attention forward in the flash style: one pass over the keys with a running maximum and sum."""
+"""Causal attention forward in the flash style: one pass, with a running maximum and sum."""
 
 import numpy as np
 import triton

@@ -1,4 +1,4 @@
-"""Conversions between fp32, fp16, bf16, fp8 and integers, with overflow, subnormals, NaN and ties."""
+"""Conversions between fp32, fp16, bf16, fp8 and integers, with overflow, subnormals and ties."""
 
 import ml_dtypes
 import numpy as np
@@ -39,7 +39,18 @@ def awkward(name: str) -> np.ndarray:
     ties = np.array(
         [1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 65519.0, 65520.0, -65536.0, 2.0**-24]
         + [2.0**-25, 3 * 2.0**-25, 6e-8, 1e-40, -1e-45, 0.0, -0.0, 2.5, -3.5, 0.49999997, 7.999]
-        + [3.3895e38, -3.4e38, 448.0, 464.0, 465.0, 2.0**-9, 2.0**-10, 3 * 2.0**-10, 57344.0, 61439.0],
+        + [
+            3.3895e38,
+            -3.4e38,
+            448.0,
+            464.0,
+            465.0,
+            2.0**-9,
+            2.0**-10,
+            3 * 2.0**-10,
+            57344.0,
+            61439.0,
+        ],
         np.float32,
     )
     return np.concatenate([plain, ties])

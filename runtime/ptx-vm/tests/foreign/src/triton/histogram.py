@@ -1,4 +1,4 @@
-"""Histograms: one by masked global atomics of every element, one by the block's own `tl.histogram`."""
+"""Histograms: by masked global atomics of every element, and by the block's `tl.histogram`."""
 
 import numpy as np
 import triton

@@ -1,4 +1,4 @@
-"""What only Hopper has: a warp-specialised product with TMA, and programs that are clusters of CTAs."""
+"""What only Hopper has: a warp-specialised product with TMA, and clusters of CTAs."""
 
 import numpy as np
 import triton

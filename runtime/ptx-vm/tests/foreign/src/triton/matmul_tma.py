@@ -1,4 +1,4 @@
-"""Matrix products whose tiles come and go by TMA: with descriptors from the host, and made on the device.
+"""Matrix products whose tiles come and go by TMA, with descriptors of the host or the device.
 
 The device variant writes its descriptors into global scratch memory with tensormap.replace.
 """
@@ -20,9 +20,7 @@ def product(a, b, c, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def matmul_host(
-    a, b, c, a_map, b_map, c_map, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr
-):
+def matmul_host(a, b, c, a_map, b_map, c_map, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
     # The pointers are parameters only so that the launch has buffers for the descriptors.
     product(a_map, b_map, c_map, k, M, N, K)
 

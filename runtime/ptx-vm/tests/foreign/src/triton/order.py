@@ -34,7 +34,9 @@ def gather(x, index, y, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     v = tl.load(x + at)
     i = tl.load(index + at)
-    tl.store(y + at, tl.gather(v, i, axis=1) + tl.trans(tl.gather(tl.trans(v), tl.trans(i), axis=0)))
+    tl.store(
+        y + at, tl.gather(v, i, axis=1) + tl.trans(tl.gather(tl.trans(v), tl.trans(i), axis=0))
+    )
 
 
 def fixtures():

@@ -29,7 +29,7 @@ def philox(seed: int, offsets: np.ndarray) -> np.ndarray:
 
 
 def uniform(words: np.ndarray) -> np.ndarray:
-    """Triton's map of a signed word x to [0, 1): x or ~x, times a little less than 2^-31, in f32."""
+    """Triton's map of a word x to [0, 1): x or ~x, times a little less than 2^-31, in f32."""
     x = words.view(np.int32)
     x = np.where(x < 0, -x - 1, x)
     return (x.astype(np.float32) * np.float32(4.6566127342e-10)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Inclusive scans along rows: a sum, and the linear recurrence h' = a h + b as an associative scan."""
+"""Inclusive scans along rows: a sum, and the recurrence h' = a h + b as an associative scan."""
 
 import numpy as np
 import triton

@@ -121,7 +121,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         bytes: u64,
     ) -> Result<Place, Fault> {
         let first = self.address(warp, at, address, lane);
-        if first % 16 != 0 {
+        if !first.is_multiple_of(16) {
             let message = format!("a bulk copy at address {first:#x}, no multiple of 16");
             return Err(invalid(message));
         }
@@ -130,7 +130,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     fn bulk_copy(&mut self, warp: &mut Warp, (at, lane): (&At, usize), copy: &BulkCopy) -> Done {
         let bytes = warp.row(at, copy.bytes).0[lane];
-        if bytes % 16 != 0 || bytes == 0 {
+        if !bytes.is_multiple_of(16) || bytes == 0 {
             return Err(invalid(format!("a bulk copy of {bytes} bytes, no multiple of 16")));
         }
         let from = self.end(warp, (at, lane), &copy.from, bytes)?;
@@ -271,7 +271,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             .map(|row| warp.row(at, *row).0[lane] as u32 as i32)
             .collect();
         let address = self.address(warp, at, &copy.shared, lane);
-        if address % 128 != 0 {
+        if !address.is_multiple_of(128) {
             let message = format!("a box at shared address {address:#x}, no multiple of 128");
             return Err(invalid(message));
         }

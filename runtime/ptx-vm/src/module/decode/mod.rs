@@ -8,6 +8,7 @@
 mod modifiers;
 mod context;
 mod integer;
+mod video;
 mod float;
 mod convert;
 mod select;
@@ -190,17 +191,26 @@ fn labels<'a>(
     first: u32,
 ) -> Result<(), LoadError> {
     let mut at = first;
+    let (mut blocks, mut opened) = (vec![0], 0);
     for statement in statements {
+        let block = blocks.last().copied().unwrap_or(0);
         match statement {
             Statement::Instruction(_) => at += 1,
+            Statement::Open => {
+                opened += 1;
+                blocks.push(opened);
+            }
+            Statement::Close => {
+                blocks.pop();
+            }
             Statement::Label { name, span } => {
-                if cx.labels.insert(name, at).is_some() {
+                if cx.labels.insert((block, *name), at).is_some() {
                     let message = format!("the label `{name}` stands twice");
                     return Err(cx.source.error(code::SYNTAX, *span, message));
                 }
             }
             Statement::Targets { label, names } => {
-                cx.targets.insert(label, names.clone());
+                cx.targets.insert((block, *label), names.clone());
             }
             _ => {}
         }
@@ -291,6 +301,8 @@ fn instruction<'a>(
         "shf" => integer::funnel(cx, mods, inst),
         "lop3" => integer::lookup(cx, mods, inst),
         "dp4a" | "dp2a" => integer::dot(cx, mods, inst),
+        "vadd2" | "vsub2" | "vabsdiff2" | "vmin2" | "vmax2" => video::simd(cx, mods, inst, 16),
+        "vadd4" | "vsub4" | "vabsdiff4" | "vmin4" | "vmax4" => video::simd(cx, mods, inst, 8),
         _ => typed(cx, mods, inst),
     }
 }

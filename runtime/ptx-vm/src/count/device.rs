@@ -1,5 +1,6 @@
 //! Devices as data: what limits CTAs on a multiprocessor, and what limits a kernel's time.
 
+use super::work::Pipe;
 use serde::Serialize;
 
 /// A GPU: limits of a multiprocessor, and peak rates of the whole.
@@ -35,13 +36,15 @@ pub struct Device {
     pub f32_flops: f64,
     /// The same for f64.
     pub f64_flops: f64,
+    /// The same for f16 and bf16.
+    pub f16_flops: f64,
     /// Operations per second of the tensor cores on operands of 64 bits.
     pub tensor_f64_flops: f64,
     /// The same for tf32.
     pub tensor_tf32_flops: f64,
     /// The same for f16 and bf16.
     pub tensor_f16_flops: f64,
-    /// The same for operands of 8 bits; 0 for floating-point ones where there are none.
+    /// The same for operands of 8 bits.
     pub tensor_8bit_flops: f64,
 }
 
@@ -63,6 +66,7 @@ pub const DEVICES: [Device; 2] = [
         memory_bytes_per_s: 2.039e12,
         f32_flops: 19.5e12,
         f64_flops: 9.7e12,
+        f16_flops: 78e12,
         tensor_f64_flops: 19.5e12,
         tensor_tf32_flops: 156e12,
         tensor_f16_flops: 312e12,
@@ -84,6 +88,7 @@ pub const DEVICES: [Device; 2] = [
         memory_bytes_per_s: 3.352e12,
         f32_flops: 66.9e12,
         f64_flops: 33.5e12,
+        f16_flops: 133.8e12,
         tensor_f64_flops: 66.9e12,
         tensor_tf32_flops: 494.7e12,
         tensor_f16_flops: 989.4e12,
@@ -102,6 +107,20 @@ impl Device {
         let wanted = number(target).unwrap_or(0);
         let fits = |device: &&Self| number(device.target).is_some_and(|own| own <= wanted);
         DEVICES.iter().rev().find(fits).unwrap_or(&DEVICES[0])
+    }
+
+    /// Operations per second of a pipe.
+    #[must_use]
+    pub const fn rate(&self, pipe: Pipe) -> f64 {
+        match pipe {
+            Pipe::F32 => self.f32_flops,
+            Pipe::F64 => self.f64_flops,
+            Pipe::F16 => self.f16_flops,
+            Pipe::TensorF64 => self.tensor_f64_flops,
+            Pipe::TensorTf32 => self.tensor_tf32_flops,
+            Pipe::TensorF16 => self.tensor_f16_flops,
+            Pipe::Tensor8 => self.tensor_8bit_flops,
+        }
     }
 
     /// How many CTAs a multiprocessor holds at once.

@@ -81,14 +81,20 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Flow::Next
     }
 
-    /// Tells the checks of one end of a copy.
-    fn touch_async(
+    /// Tells checks and counters of one end of a copy.
+    fn follow(
         &mut self,
         warp: &mut Warp,
         at: (&At, usize),
         (place, bytes, touch): (Place, u64, Touch),
         ending: Ending,
     ) {
+        if self.setup.options.profile {
+            self.measure_bulk(at.0, place, bytes);
+        }
+        if !CHECK {
+            return;
+        }
         let access = AsyncAccess { place, bytes, touch, ending };
         for found in self.checker.touch_async(warp, at, access) {
             self.report_raw(warp, found);
@@ -146,14 +152,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 Some((own, offset)) => Ending::Object((rank.unwrap_or(own), offset)),
                 None => Ending::Group,
             };
-            if CHECK {
-                // The source is read once, however many CTAs get it.
-                if index == 0 {
-                    self.touch_async(warp, (at, lane), (from, bytes, Touch::Read), ending);
-                }
-                let touch = if copy.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-                self.touch_async(warp, (at, lane), (*to, bytes, touch), ending);
+            // The source is read once, however many CTAs get it.
+            if index == 0 {
+                self.follow(warp, (at, lane), (from, bytes, Touch::Read), ending);
             }
+            let touch = if copy.reduce.is_some() { Touch::Atomic } else { Touch::Write };
+            self.follow(warp, (at, lane), (*to, bytes, touch), ending);
             match copy.reduce {
                 Some(reduce) => self.reduce_bytes(warp, lane, *to, (&data, reduce)),
                 None => self.copy_masked(warp, (at, lane), *to, (&data, copy.byte_mask)),
@@ -316,18 +320,14 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let ending = Ending::Object(object);
         let width = map.dtype.bytes() as usize;
         let fill = map.fill_element().to_le_bytes();
-        if CHECK {
-            let bytes = u64::from(map.box_bytes());
-            self.touch_async(warp, (at, lane), (to, bytes, Touch::Write), ending);
-        }
+        let bytes = u64::from(map.box_bytes());
+        self.follow(warp, (at, lane), (to, bytes, Touch::Write), ending);
         for row in map.rows(coordinates) {
             let mut bytes = fill[..width].repeat(map.box_dims[0] as usize);
             if row.bytes > 0 {
                 let from = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
-                if CHECK {
-                    let read = (from, row.bytes.into(), Touch::Read);
-                    self.touch_async(warp, (at, lane), read, ending);
-                }
+                let read = (from, row.bytes.into(), Touch::Read);
+                self.follow(warp, (at, lane), read, ending);
                 for (index, byte) in
                     bytes[row.skipped as usize..][..row.bytes as usize].iter_mut().enumerate()
                 {
@@ -352,10 +352,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if let Some(how) = reduce.filter(|how| !how.exists_for(map.dtype)) {
             return Err(invalid(format!("no reduction {how:?} for elements {:?}", map.dtype)));
         }
-        if CHECK {
-            let bytes = u64::from(map.box_bytes());
-            self.touch_async(warp, (at, lane), (from, bytes, Touch::Read), Ending::Group);
-        }
+        let bytes = u64::from(map.box_bytes());
+        self.follow(warp, (at, lane), (from, bytes, Touch::Read), Ending::Group);
         for row in map.rows(coordinates).filter(|row| row.bytes > 0) {
             let chunks = (0..map.row_bytes() / 16).flat_map(|chunk| {
                 let place = swizzled(map, from, row.shared + 16 * chunk);
@@ -364,11 +362,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let bytes: Vec<u8> = chunks.collect();
             let bytes = &bytes[row.skipped as usize..][..row.bytes as usize];
             let to = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
-            if CHECK {
-                let touch = if reduce.is_some() { Touch::Atomic } else { Touch::Write };
-                let access = (to, row.bytes.into(), touch);
-                self.touch_async(warp, (at, lane), access, Ending::Group);
-            }
+            let touch = if reduce.is_some() { Touch::Atomic } else { Touch::Write };
+            let access = (to, row.bytes.into(), touch);
+            self.follow(warp, (at, lane), access, Ending::Group);
             match reduce {
                 Some(how) => self.reduce_bytes(warp, lane, to, (bytes, (how, map.dtype))),
                 None => self.write_bytes(warp, lane, to, bytes),
@@ -389,10 +385,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let to = self.locate(warp, lane, (store.to.space, address), bytes as u64)?;
         let object = self.object(warp, at, &store.mbarrier, lane)?;
         let ending = Ending::Object(object);
-        if CHECK {
-            let touch = if store.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-            self.touch_async(warp, (at, lane), (to, bytes as u64, touch), ending);
-        }
+        let touch = if store.reduce.is_some() { Touch::Atomic } else { Touch::Write };
+        self.follow(warp, (at, lane), (to, bytes as u64, touch), ending);
         let module = self.setup.module;
         for (index, row) in module.list(store.values).iter().enumerate() {
             let value = warp.row(at, *row).0[lane].to_le_bytes();

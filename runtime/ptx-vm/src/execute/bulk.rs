@@ -87,7 +87,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         warp: &mut Warp,
         at: (&At, usize),
         (place, bytes, touch): (Place, u64, Touch),
-        ending: Ending,
+        (ending, same_value): (Ending, bool),
     ) {
         if self.setup.options.profile {
             self.measure_bulk(at.0, place, bytes);
@@ -95,10 +95,22 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if !CHECK {
             return;
         }
-        let access = AsyncAccess { place, bytes, touch, ending };
+        let access = AsyncAccess { place, bytes, touch, ending, same_value };
         for found in self.checker.touch_async(warp, at, access) {
             self.report_raw(warp, found);
         }
+    }
+
+    /// Whether global memory, where the checks are to know it, holds these bytes already.
+    fn holds(&self, warp: &Warp, lane: usize, place: Place, bytes: &[u8]) -> bool {
+        let global = matches!(place, Place::Buffer(..));
+        CHECK && global && self.read_each(warp, lane, place, bytes.len()) == bytes
+    }
+
+    /// Any number of bytes at a place, aligned or not.
+    fn read_each(&self, warp: &Warp, lane: usize, place: Place, bytes: usize) -> Vec<u8> {
+        let byte = |at: usize| self.read(warp, lane, place.behind(at as u64), 1) as u8;
+        (0..bytes).map(byte).collect()
     }
 
     /// Any number of bytes at a place that was located with a multiple of 8.
@@ -154,10 +166,11 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             };
             // The source is read once, however many CTAs get it.
             if index == 0 {
-                self.follow(warp, (at, lane), (from, bytes, Touch::Read), ending);
+                self.follow(warp, (at, lane), (from, bytes, Touch::Read), (ending, false));
             }
             let touch = if copy.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-            self.follow(warp, (at, lane), (*to, bytes, touch), ending);
+            let same = self.holds(warp, lane, *to, &data);
+            self.follow(warp, (at, lane), (*to, bytes, touch), (ending, same));
             match copy.reduce {
                 Some(reduce) => self.reduce_bytes(warp, lane, *to, (&data, reduce)),
                 None => self.copy_masked(warp, (at, lane), *to, (&data, copy.byte_mask)),
@@ -321,18 +334,15 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let width = map.dtype.bytes() as usize;
         let fill = map.fill_element().to_le_bytes();
         let bytes = u64::from(map.box_bytes());
-        self.follow(warp, (at, lane), (to, bytes, Touch::Write), ending);
+        self.follow(warp, (at, lane), (to, bytes, Touch::Write), (ending, false));
         for row in map.rows(coordinates) {
             let mut bytes = fill[..width].repeat(map.box_dims[0] as usize);
             if row.bytes > 0 {
                 let from = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
                 let read = (from, row.bytes.into(), Touch::Read);
-                self.follow(warp, (at, lane), read, ending);
-                for (index, byte) in
-                    bytes[row.skipped as usize..][..row.bytes as usize].iter_mut().enumerate()
-                {
-                    *byte = self.read(warp, lane, from.behind(index as u64), 1) as u8;
-                }
+                self.follow(warp, (at, lane), read, (ending, false));
+                let inside = self.read_each(warp, lane, from, row.bytes as usize);
+                bytes[row.skipped as usize..][..row.bytes as usize].copy_from_slice(&inside);
             }
             for (chunk, bytes) in bytes.chunks_exact(16).enumerate() {
                 let place = swizzled(map, to, row.shared + 16 * chunk as u32);
@@ -353,7 +363,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             return Err(invalid(format!("no reduction {how:?} for elements {:?}", map.dtype)));
         }
         let bytes = u64::from(map.box_bytes());
-        self.follow(warp, (at, lane), (from, bytes, Touch::Read), Ending::Group);
+        self.follow(warp, (at, lane), (from, bytes, Touch::Read), (Ending::Group, false));
         for row in map.rows(coordinates).filter(|row| row.bytes > 0) {
             let chunks = (0..map.row_bytes() / 16).flat_map(|chunk| {
                 let place = swizzled(map, from, row.shared + 16 * chunk);
@@ -364,7 +374,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let to = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
             let touch = if reduce.is_some() { Touch::Atomic } else { Touch::Write };
             let access = (to, row.bytes.into(), touch);
-            self.follow(warp, (at, lane), access, Ending::Group);
+            let same = self.holds(warp, lane, to, bytes);
+            self.follow(warp, (at, lane), access, (Ending::Group, same));
             match reduce {
                 Some(how) => self.reduce_bytes(warp, lane, to, (bytes, (how, map.dtype))),
                 None => self.write_bytes(warp, lane, to, bytes),
@@ -386,7 +397,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let object = self.object(warp, at, &store.mbarrier, lane)?;
         let ending = Ending::Object(object);
         let touch = if store.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-        self.follow(warp, (at, lane), (to, bytes as u64, touch), ending);
+        self.follow(warp, (at, lane), (to, bytes as u64, touch), (ending, false));
         let module = self.setup.module;
         for (index, row) in module.list(store.values).iter().enumerate() {
             let value = warp.row(at, *row).0[lane].to_le_bytes();

@@ -105,8 +105,23 @@ impl SharedBytes {
         }
     }
 
-    /// Copies `from` to the beginning; what does not fit is left out.
+    /// Copies `from` to `at`; what does not fit is left out.
     pub(crate) fn fill(&self, at: usize, from: &[u8]) {
+        let (words, rest) = from.as_chunks::<8>();
+        if at.is_multiple_of(8) {
+            for (index, word) in words.iter().enumerate() {
+                if self.store(at + 8 * index, 8, u64::from_le_bytes(*word)).is_none() {
+                    // The last word does not fit whole.
+                    self.fill_bytes(at + 8 * index, word);
+                }
+            }
+            self.fill_bytes(at + 8 * words.len(), rest);
+        } else {
+            self.fill_bytes(at, from);
+        }
+    }
+
+    fn fill_bytes(&self, at: usize, from: &[u8]) {
         for (index, byte) in from.iter().enumerate() {
             self.store(at + index, 1, (*byte).into());
         }

@@ -182,6 +182,18 @@ impl Clocks {
 }
 
 impl Snapshot {
+    /// Whether an access is among what is known.
+    pub(crate) fn covers(&self, access: &Stamp) -> bool {
+        let (generation, epochs) = if access.cta == self.cta {
+            (self.generation, &self.epochs)
+        } else {
+            let Some(known) = self.foreign.get(&access.cta) else { return false };
+            (known.generation, &known.epochs)
+        };
+        let told = epochs.get(usize::from(access.thread)).copied().unwrap_or(0);
+        access.generation < generation || (access.generation == generation && access.epoch <= told)
+    }
+
     /// Joins what another thread of the same CTA knows.
     pub(crate) fn merge(&mut self, other: &Self) {
         if self.cta == 0 {

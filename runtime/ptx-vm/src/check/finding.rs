@@ -21,10 +21,26 @@ pub(crate) const SHARED_RACE: &str = "V1101";
 pub(crate) const GLOBAL_RACE: &str = "V1102";
 /// A thread and an asynchronous copy at the same place.
 pub(crate) const ASYNC_RACE: &str = "V1103";
+/// A wgmma and another access at the same place of shared memory.
+pub(crate) const WGMMA_RACE: &str = "V1104";
+/// What the generic proxy wrote is read through the async proxy without a fence between them.
+pub(crate) const PROXY: &str = "V1105";
+/// A register of a wgmma is touched before the wait for it.
+pub(crate) const WGMMA_REGISTER: &str = "V1106";
+/// A register of a wgmma was written without a `wgmma.fence` behind it.
+pub(crate) const WGMMA_FENCE: &str = "V1107";
 /// Threads at different barriers.
 pub(crate) const DIVERGENT_BARRIER: &str = "V1201";
 /// A barrier for a number of threads that cannot be.
 pub(crate) const BARRIER_COUNT: &str = "V1202";
+/// An mbarrier that does not exist, or begins anew while it is in use.
+pub(crate) const MBARRIER_STATE: &str = "V1203";
+/// Arrivals that a phase does not wait for.
+pub(crate) const MBARRIER_COUNT: &str = "V1204";
+/// Bytes that do not match what was expected.
+pub(crate) const MBARRIER_BYTES: &str = "V1205";
+/// A phase that never ends.
+pub(crate) const MBARRIER_PHASE: &str = "V1206";
 /// Nobody can go on.
 pub(crate) const DEADLOCK: &str = "V1301";
 /// More steps than allowed.
@@ -35,6 +51,8 @@ pub(crate) const TRAP: &str = "V1303";
 pub(crate) const MEMBERS: &str = "V1401";
 /// A warp-wide instruction executed by a part of the warp.
 pub(crate) const PARTIAL_WARP: &str = "V1402";
+/// A matrix descriptor, tensor map, size or alignment that an asynchronous instruction cannot take.
+pub(crate) const DESCRIPTOR: &str = "V1403";
 
 /// Which of the checks that cost time are made.
 ///

@@ -7,6 +7,8 @@
 
 pub(crate) mod finding;
 mod clock;
+mod flight;
+mod product;
 mod shadow;
 
 use crate::execute::{At, Copied, Engine, Frame, Place, Setup, Touch, Warp, unravel};
@@ -14,6 +16,7 @@ use crate::module::{Function, Op, Order, PRED_BIT, Scope};
 use clock::{Clocks, Snapshot, Stamp};
 pub use finding::{Checks, Finding};
 pub(crate) use finding::{RawFinding, step_limit};
+pub(crate) use flight::AsyncAccess;
 use shadow::Cell;
 pub(crate) use shadow::History;
 use std::collections::HashMap;
@@ -24,6 +27,12 @@ const STRONG: u16 = 1;
 const IN_FLIGHT: u16 = 2;
 /// By an asynchronous copy.
 const ASYNC: u16 = 4;
+/// Through the async proxy.
+const PROXY: u16 = 8;
+/// By a wgmma.
+const PRODUCT: u16 = 16;
+/// By a reduction of the copy engine: several may meet.
+const REDUCES: u16 = 32;
 /// The scope of a strong access, above these bits.
 const SCOPE_SHIFT: u32 = 8;
 
@@ -87,6 +96,9 @@ pub(crate) struct Checker {
     released: HashMap<Location, Vec<(Snapshot, Scope)>>,
     /// What non-waiting arrivals at a barrier know, per CTA and barrier.
     arrivals: HashMap<(u32, usize), Snapshot>,
+    /// Threads of a CTA; the copy engine and the tensor cores follow them in the clocks.
+    threads: usize,
+    engines: flight::Engines,
 }
 
 impl Checker {
@@ -100,7 +112,7 @@ impl Checker {
             let row = u64::from(id[2]) * u64::from(setup.grid[1]) + u64::from(id[1]);
             // Beyond 2³² CTAs two may share a number; nobody waits for that many.
             let linear = row.wrapping_mul(setup.grid[0].into()).wrapping_add(id[0].into());
-            Clocks::new(linear as u32 & (u32::MAX >> 1), threads as usize)
+            Clocks::new(linear as u32 & (u32::MAX >> 1), threads as usize + 2)
         };
         let clocks: Vec<Clocks> = (0..ranks).map(clock).collect();
         let history = if checks.any() {
@@ -118,6 +130,8 @@ impl Checker {
             history,
             released: HashMap::new(),
             arrivals: HashMap::new(),
+            threads: threads as usize,
+            engines: flight::Engines::default(),
         }
     }
 
@@ -220,10 +234,8 @@ impl Checker {
         let clocks = &self.clocks[warp.cta as usize];
         let stamp = clocks.stamp(thread, at.pc, access.flags());
         let granule = self.history.granule;
-        let (shared, offset) = match access.place {
-            Place::Shared(rank, offset) => (Some(rank), offset),
-            Place::Buffer(_, offset) => (None, offset),
-            _ => return None,
+        let (Place::Shared(_, offset) | Place::Buffer(_, offset)) = access.place else {
+            return None;
         };
         let mut conflict = None;
         for index in offset / granule..=(offset + access.bytes - 1) / granule {
@@ -239,11 +251,7 @@ impl Checker {
             self.synchronise(warp.cta, thread.into(), access);
         }
         let other = conflict?;
-        let code = match shared {
-            _ if (other.flags | stamp.flags) & ASYNC != 0 => finding::ASYNC_RACE,
-            Some(_) => finding::SHARED_RACE,
-            None => finding::GLOBAL_RACE,
-        };
+        let code = race_code(access.place, other.flags | stamp.flags);
         let message = conflict_message(&other, &stamp, access.touch);
         Some(raw(code, (warp, lane), at.pc, Some(other.pc), message))
     }
@@ -400,6 +408,16 @@ fn raw(
     RawFinding { code, instruction, other, cta, warp, lane, count: 1, message }
 }
 
+/// The code of a race between accesses with these flags.
+fn race_code(place: Place, flags: u16) -> &'static str {
+    match place {
+        _ if flags & PRODUCT != 0 => finding::WGMMA_RACE,
+        _ if flags & ASYNC != 0 => finding::ASYNC_RACE,
+        Place::Shared(..) => finding::SHARED_RACE,
+        _ => finding::GLOBAL_RACE,
+    }
+}
+
 fn conflict_message(other: &Stamp, stamp: &Stamp, touch: Touch) -> String {
     let what = match touch {
         Touch::Read => "reads",
@@ -410,6 +428,12 @@ fn conflict_message(other: &Stamp, stamp: &Stamp, touch: Touch) -> String {
         true => format!("thread {}", other.thread),
         false => format!("thread {} of CTA {}", other.thread, other.cta.wrapping_sub(1)),
     };
+    if other.flags & PROXY != 0 {
+        let engine = if other.flags & PRODUCT != 0 { "wgmma" } else { "bulk copy" };
+        let state =
+            if other.flags & IN_FLIGHT != 0 { "in flight" } else { "it has not waited for" };
+        return format!("thread {} {what} what a {engine} {state} touches", stamp.thread);
+    }
     if other.flags & IN_FLIGHT != 0 {
         return format!("thread {} {what} what a copy of {who} still moves", stamp.thread);
     }
@@ -433,11 +457,12 @@ fn follow(
     let mut conflict = None;
     let ordered = |other: &Stamp| {
         let flying = other.flags & IN_FLIGHT != 0;
-        !flying && (clocks.knows(thread, other) || morally_strong(other, stamp))
+        other.flags & stamp.flags & REDUCES != 0
+            || !flying && (clocks.knows(thread, other) || morally_strong(other, stamp))
     };
     let benign = |other: &Stamp| {
-        let one = other.cta == stamp.cta && other.thread / 32 == stamp.thread / 32;
-        access.same_value && one && other.pc == stamp.pc && other.flags & IN_FLIGHT == 0
+        // Compilers let every thread of a replicated layout store its copy of a value.
+        access.same_value && other.pc == stamp.pc && other.flags & IN_FLIGHT == 0
     };
     if cell.write.cta != 0 && !ordered(&cell.write) && !benign(&cell.write) {
         conflict = Some(cell.write);
@@ -447,7 +472,8 @@ fn follow(
         return conflict;
     }
     let read = readers.unordered(cell, |other| {
-        ordered(other) || (other.cta == stamp.cta && other.thread == thread)
+        let own = other.cta == clocks.cta && other.thread == thread;
+        ordered(other) || (own && other.flags & IN_FLIGHT == 0)
     });
     cell.write = *stamp;
     readers.clear(cell);
@@ -495,6 +521,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 fn meets_partly(setup: &Setup<'_>) -> bool {
     setup.module.code.iter().any(|inst| match &inst.op {
         Op::BarWarp { .. } | Op::Fence(..) | Op::ClusterWait => true,
+        Op::Mbarrier(_) | Op::Bulk(_) | Op::Wgmma(_) => true,
         Op::Bar { threads, .. } => threads.is_some(),
         Op::Atomic(atomic) => atomic.order.acquires() || atomic.order.releases(),
         Op::Load(transfer) | Op::Store(transfer) => transfer.order != Order::Weak,

@@ -68,6 +68,24 @@ impl Readers {
         both.into_iter().find(|other| other.cta != 0 && !ordered(other))
     }
 
+    /// Replaces the readers that `which` picks.
+    pub(super) fn replace(
+        &mut self,
+        cell: &mut Cell,
+        which: impl Fn(&Stamp) -> bool,
+        by: impl Fn(&Stamp) -> Stamp,
+    ) {
+        let all: &mut [Stamp] = match cell.list {
+            0 => &mut [],
+            list => &mut self.lists[list as usize - 1],
+        };
+        for reader in all.iter_mut().chain([&mut cell.read, &mut cell.second]) {
+            if which(reader) {
+                *reader = by(reader);
+            }
+        }
+    }
+
     pub(super) fn clear(&mut self, cell: &mut Cell) {
         if cell.list != 0 {
             self.lists[cell.list as usize - 1].clear();

@@ -1,10 +1,12 @@
 //! One cluster: its CTAs and warps, taken in turn until all have exited.
 
+use super::mbarrier::{Completing, Object};
 use super::setup::{Fill, Setup};
 use super::state::{Barrier, Cta, Frame, Group, State, Warp};
 use crate::check::{Checker, RawFinding};
 use crate::count::Counters;
-use crate::module::{Lanes, SHARED_RANK_SHIFT, Special};
+use crate::module::{Lanes, Op, SHARED_RANK_SHIFT, Special};
+use std::collections::BTreeMap;
 
 /// Barriers of a CTA.
 pub(crate) const BARRIERS: usize = 16;
@@ -38,6 +40,12 @@ pub(crate) struct Engine<'m, const CHECK: bool> {
     pub(crate) last_pc: u32,
     /// Set when a thread exits or arrives, so that barriers are looked at.
     pub(crate) arrivals: bool,
+    /// Whether the module has wgmma instructions.
+    pub(crate) multiplies: bool,
+    /// The mbarriers that exist, and where they were initialised.
+    pub(crate) objects: BTreeMap<Object, u32>,
+    /// Copies that mbarriers have not heard of.
+    pub(crate) completing: Vec<Completing>,
 }
 
 impl<'m> Engine<'m, false> {
@@ -72,6 +80,9 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
             stopped: false,
             last_pc: 0,
             arrivals: false,
+            multiplies: setup.module.code.iter().any(|inst| matches!(inst.op, Op::Wgmma(_))),
+            objects: BTreeMap::new(),
+            completing: Vec::new(),
         };
         let ranks: u32 = setup.cluster.iter().product();
         for rank in 0..ranks {
@@ -240,6 +251,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
         }
         self.arrivals = false;
         self.release_cluster();
+        self.settle();
         alive
     }
 

@@ -70,6 +70,17 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Flow::Next
     }
 
+    /// All copies of a lane have landed, as an arrival behind them says.
+    pub(super) fn land_copies_of(&mut self, warp: &mut Warp, lane: usize) {
+        let mine = |copied: &Copied| usize::from(copied.lane) == lane;
+        let groups = warp.copy_groups.iter().flat_map(|(_, group)| group);
+        let copies: Vec<Copied> =
+            warp.open_copies.iter().chain(groups).filter(|copied| mine(copied)).copied().collect();
+        for copied in copies {
+            self.checker.landed(warp, copied);
+        }
+    }
+
     /// `cp.async.wait_group` and `wait_all`.
     pub(super) fn copy_wait(&mut self, warp: &mut Warp, at: &At, pending: Option<u32>) -> Flow {
         if !CHECK {

@@ -1,51 +1,63 @@
 //! When nobody can go on: who waits for what.
 
 use super::cluster::Engine;
-use super::state::{Group, State, Warp};
+use super::state::{Awaited, Group, State, Warp};
 use crate::check::{RawFinding, finding};
 use crate::module::Op;
 
 impl<const CHECK: bool> Engine<'_, CHECK> {
     /// Reports that no thread can go on.
     pub(super) fn report_hang(&mut self) {
-        let mut waits: Vec<(u32, RawFinding)> = Vec::new();
+        let mut waits = Vec::new();
         for cta in &self.ctas {
             for warp in &cta.warps {
                 for group in &warp.groups {
-                    let pc = self.waits_at(group);
-                    waits.push((pc, self.described(warp, group, pc)));
+                    let pc = self.waits_at(warp, group);
+                    let code = self.awaits(warp, group).map(|(code, _)| code);
+                    waits.push(Wait { pc, code, finding: self.described(warp, group, pc) });
                 }
             }
         }
-        let Some((_, first)) = waits.first().cloned() else { return };
-        let other = waits.iter().map(|(pc, _)| *pc).find(|pc| *pc != first.instruction);
-        let (code, first) = self.classify(&waits, first);
-        self.findings.push(RawFinding { code, other, ..first });
+        let Some((code, wait)) = self.classify(&waits) else { return };
+        // Lanes that do not come to an instruction of the whole warp have no part in it.
+        let others = waits.iter().filter(|_| code != finding::PARTIAL_WARP);
+        let other = others.map(|wait| wait.pc).find(|pc| *pc != wait.pc);
+        self.findings.push(RawFinding { code, other, ..wait.finding.clone() });
         self.stopped = true;
     }
 
-    fn waits_at(&self, group: &Group) -> u32 {
+    /// The instruction a hang is reported at: for a warpgroup, the product that not all came to.
+    fn waits_at(&self, warp: &Warp, group: &Group) -> u32 {
         match group.state {
             State::Barrier { .. } | State::Cluster => group.pc - 1,
+            State::Await(Awaited::Warpgroup { .. }) => warp.products.last_pc,
             _ => group.pc,
         }
     }
 
-    /// The code of a hang: barriers only, lanes that never meet, or a mixture.
-    fn classify(
-        &self,
-        waits: &[(u32, RawFinding)],
-        first: RawFinding,
-    ) -> (&'static str, RawFinding) {
-        let op = |pc: u32| &self.setup.module.code[pc as usize].op;
+    /// The code of a hang, and the wait that shows it: barriers only, one kind of mbarrier wait only,
+    /// lanes that never meet, or a mixture.
+    fn classify<'w>(&self, waits: &'w [Wait]) -> Option<(&'static str, &'w Wait)> {
+        let op = |wait: &Wait| &self.setup.module.code[wait.pc as usize].op;
         let is_barrier =
-            |pc: u32| matches!(op(pc), Op::Bar { .. } | Op::ClusterArrive | Op::ClusterWait);
-        let never_met = waits.iter().find(|(pc, _)| !is_barrier(*pc));
-        match never_met {
-            None => (finding::DIVERGENT_BARRIER, first),
-            Some((pc, wait)) if members(op(*pc)) => (finding::MEMBERS, wait.clone()),
-            Some((_, wait)) => (finding::PARTIAL_WARP, wait.clone()),
+            |wait: &&Wait| matches!(op(wait), Op::Bar { .. } | Op::ClusterArrive | Op::ClusterWait);
+        let decisive = [finding::PARTIAL_WARP, finding::MBARRIER_STATE];
+        let of = |code: &str| waits.iter().find(|wait| wait.code == Some(code));
+        if let Some(wait) = decisive.iter().find_map(|code| of(code)) {
+            return Some((wait.code?, wait));
         }
+        if waits.iter().any(|wait| wait.code.is_some()) {
+            if waits.iter().all(|wait| wait.code.is_some()) {
+                let wait = of(finding::MBARRIER_BYTES).or(waits.first())?;
+                return Some((wait.code?, wait));
+            }
+            return Some((finding::DEADLOCK, waits.first()?));
+        }
+        Some(match waits.iter().find(|wait| !is_barrier(wait)) {
+            None => (finding::DIVERGENT_BARRIER, waits.first()?),
+            Some(wait) if members(op(wait)) => (finding::MEMBERS, wait),
+            Some(wait) => (finding::PARTIAL_WARP, wait),
+        })
     }
 
     fn described(&self, warp: &Warp, group: &Group, pc: u32) -> RawFinding {
@@ -62,6 +74,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             State::Converge { missing } => {
                 format!("waits for lanes {missing:#010x} of the warp, which wait elsewhere")
             }
+            State::Await(_) => {
+                self.awaits(warp, group).map_or_else(String::new, |(_, message)| message)
+            }
             State::Ready | State::Yielded => "cannot go on".to_owned(),
         };
         RawFinding {
@@ -75,6 +90,13 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             message,
         }
     }
+}
+
+/// A group that waits: where, the code if it waits for an mbarrier or a warpgroup, and a description.
+struct Wait {
+    pc: u32,
+    code: Option<&'static str>,
+    finding: RawFinding,
 }
 
 /// Whether an instruction names its lanes by a mask.

@@ -2,12 +2,14 @@
 
 use super::grid::Options;
 use crate::check::History;
-use crate::launch::{Init, Launch, LaunchParam, random_bytes};
+use crate::launch::{Dtype, Init, Launch, LaunchParam, OutOfBounds, SwizzleMode, random_bytes};
+use crate::matrix::Swizzle;
 use crate::memory::{Memory, address_of};
 use crate::module::{
     Constant, FUNCTION_WINDOW, Kernel, Module, RelocationTarget, Space, Special, VariableDef,
 };
 use crate::source::{LoadError, code};
+use crate::tensor_map::{self, MapError, TensorMap, TensorType};
 use std::sync::Mutex;
 
 /// Threads of a CTA at most.
@@ -257,10 +259,72 @@ fn parameter(
         LaunchParam::F32(value) => value.to_le_bytes().to_vec(),
         LaunchParam::F64(value) => value.to_le_bytes().to_vec(),
         LaunchParam::Bytes(bytes) => bytes.clone(),
-        LaunchParam::TensorMap { .. } => {
-            return Err(Refusal::Message("tensor maps are not supported yet".to_owned()));
+        LaunchParam::TensorMap { name, over, .. } => {
+            let Some(address) = memory.address(over) else {
+                let message = format!("no buffer `{over}` stands before the tensor map `{name}`");
+                return Err(Refusal::Message(message));
+            };
+            let map =
+                tensor_map(given, address).map_err(|error| Refusal::Message(error.to_string()))?;
+            map.encode().to_vec()
         }
     })
+}
+
+/// The map of a launch's description, over a buffer at `address`.
+fn tensor_map(given: &LaunchParam, address: u64) -> Result<TensorMap, MapError> {
+    let LaunchParam::TensorMap {
+        dtype,
+        dims,
+        strides,
+        box_dims,
+        element_strides,
+        swizzle,
+        oob,
+        ..
+    } = given
+    else {
+        return Err(MapError::Rank);
+    };
+    let steps =
+        if element_strides.is_empty() { vec![1; dims.len()] } else { element_strides.clone() };
+    let map = TensorMap {
+        dtype: element_type(*dtype),
+        address,
+        dims: dims.clone(),
+        strides: strides.clone(),
+        box_dims: box_dims.clone(),
+        element_strides: steps,
+        swizzle: match swizzle {
+            SwizzleMode::None => Swizzle::None,
+            SwizzleMode::B32 => Swizzle::B32,
+            SwizzleMode::B64 => Swizzle::B64,
+            SwizzleMode::B128 => Swizzle::B128,
+        },
+        fill: match oob {
+            OutOfBounds::Zeros => tensor_map::Fill::Zeros,
+            OutOfBounds::Nan => tensor_map::Fill::Nan,
+        },
+    };
+    map.validate()?;
+    Ok(map)
+}
+
+/// The element type of a tensor map; bytes have no meaning of their own in one.
+fn element_type(dtype: Dtype) -> TensorType {
+    match dtype {
+        Dtype::F64 => TensorType::F64,
+        Dtype::F32 => TensorType::F32,
+        Dtype::Tf32 => TensorType::Tf32,
+        Dtype::F16 => TensorType::F16,
+        Dtype::Bf16 => TensorType::Bf16,
+        Dtype::E4m3 | Dtype::E5m2 | Dtype::I8 | Dtype::U8 => TensorType::U8,
+        Dtype::I16 | Dtype::U16 => TensorType::U16,
+        Dtype::I32 => TensorType::S32,
+        Dtype::U32 => TensorType::U32,
+        Dtype::I64 => TensorType::S64,
+        Dtype::U64 => TensorType::U64,
+    }
 }
 
 fn buffer(

@@ -5,8 +5,9 @@
 //! - Rows and predicates of a frame lie at the same place for all groups at that depth, since a lane
 //!   only touches its own column.
 
+use super::mbarrier::Object;
 use crate::module::{Bar, Lanes};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A call in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,40 @@ pub(crate) enum State {
     },
     /// Waits for the cluster.
     Cluster,
+    /// Waits at this instruction for what others do.
+    Await(Awaited),
+}
+
+/// What a group waits for at an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// The end of an mbarrier's phase of this parity.
+    Phase { object: Object, parity: bool },
+    /// The other warps of the warpgroup, at their product of this number.
+    Warpgroup { target: u64 },
+}
+
+/// Products of a warp that were started with `wgmma.mma_async`.
+#[derive(Debug, Default)]
+pub(crate) struct Products {
+    pub(crate) issued: u64,
+    /// The last one's instruction.
+    pub(crate) last_pc: u32,
+    /// How many were issued at each commit that nobody waited for.
+    pub(crate) committed: VecDeque<u64>,
+    /// Registers that products in flight use, by row.
+    pub(crate) busy: BTreeMap<u32, Busy>,
+    /// Rows that nothing wrote since the last `wgmma.fence`.
+    pub(crate) clean: Vec<bool>,
+}
+
+/// The use of a register by a product in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Busy {
+    pub(crate) number: u64,
+    /// As the accumulator, not as an operand.
+    pub(crate) accumulates: bool,
+    pub(crate) pc: u32,
 }
 
 /// Lanes of a warp that run together.
@@ -93,6 +128,7 @@ pub(crate) struct Warp {
     /// have not waited for them.
     pub(crate) open_copies: Vec<Copied>,
     pub(crate) copy_groups: VecDeque<(u32, Vec<Copied>)>,
+    pub(crate) products: Products,
     /// Lanes for which a row or predicate has a value; empty when registers are not checked.
     pub(crate) row_known: Vec<u32>,
     pub(crate) pred_known: Vec<u32>,

@@ -190,6 +190,16 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
             Op::Bar { .. } => self.bar(warp, at, op),
             Op::ClusterArrive => self.cluster_arrive(warp, at),
+            Op::Matrix(op) => self.matrix(warp, at, op),
+            Op::Wgmma(op) => self.wgmma(warp, at, op),
+            Op::Mbarrier(op) => self.mbarrier(warp, at, op),
+            Op::Bulk(op) => self.bulk(warp, at, op),
+            Op::FenceProxy(fence) => {
+                if CHECK {
+                    self.checker.fence_proxy(warp, at.active, *fence);
+                }
+                Flow::Next
+            }
             Op::ClusterWait => self.cluster_wait(warp, at),
             Op::BranchIndex { index, targets } => self.branch_index(warp, at, *index, *targets),
             Op::Call(call) => self.call(warp, at, call),

@@ -146,6 +146,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             self.counters.count(at.pc, at.active);
             if CHECK {
                 self.check_read_registers(warp, &at);
+                if self.multiplies {
+                    self.check_products(warp, &at);
+                }
             }
             let flow = if at.active == 0 { Flow::Next } else { self.execute(warp, &at, &inst.op) };
             match flow {

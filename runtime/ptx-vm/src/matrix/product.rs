@@ -434,31 +434,14 @@ impl Wgmma {
         4
     }
 
-    /// Where element `element` of register `register` of `lane` of warp `warp` lies in a 64 × depth matrix.
+    /// A warp's 16 × depth part of A, by rows, from its registers `[register][lane]`.
     #[must_use]
-    pub fn operand_place(
-        &self,
-        warp: usize,
-        lane: usize,
-        register: usize,
-        element: usize,
-    ) -> (usize, usize) {
-        let (row, column) = a_index(16, self.a.per_register(), lane, register, element);
-        (16 * warp + row, column)
-    }
-
-    /// A 64 × depth matrix by rows from the registers `[warp][register][lane]`.
-    #[must_use]
-    pub fn operand_from_registers(&self, registers: &[[[u32; LANES]; 4]; Self::WARPS]) -> Vec<f64> {
+    pub fn operand_of_warp(&self, registers: &[[u32; LANES]; 4]) -> Vec<f64> {
         let depth = self.depth();
-        let mut matrix = Vec::with_capacity(Self::ROWS * depth);
-        for warp in registers {
-            matrix.extend(gather(warp, self.a, 16 * depth, |lane, register, element| {
-                let (row, column) = a_index(16, self.a.per_register(), lane, register, element);
-                row * depth + column
-            }));
-        }
-        matrix
+        gather(registers, self.a, 16 * depth, |lane, register, element| {
+            let (row, column) = a_index(16, self.a.per_register(), lane, register, element);
+            row * depth + column
+        })
     }
 
     /// The new accumulator of one warp, in place: `registers[register][lane]`.

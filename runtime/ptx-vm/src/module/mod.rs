@@ -6,6 +6,7 @@
 
 mod types;
 mod op;
+mod tensor;
 mod scope;
 mod layout;
 mod decode;
@@ -16,6 +17,7 @@ use crate::source::{LoadError, Source, Span};
 pub(crate) use decode::same_places;
 pub(crate) use layout::{Constant, RelocationTarget, Special, VariableDef, Variables};
 pub(crate) use op::*;
+pub(crate) use tensor::*;
 pub(crate) use types::{
     BUFFER_START, FIRST_BUFFER_WINDOW, FUNCTION_WINDOW, SHARED_RANK_SHIFT, WINDOW_BITS,
 };

@@ -5,6 +5,7 @@
 //!   that do not change while a thread runs are rows too, filled when a frame is entered.
 //! - A row holds 32 lanes of 64 bits, each zero-extended from its register's width.
 
+use super::tensor::{BulkOp, MatrixOp, MbarrierOp, ProxyFence, WgmmaOp};
 use super::types::Space;
 use std::fmt;
 use std::sync::Arc;
@@ -448,6 +449,11 @@ pub(crate) enum Op {
         members: Row,
     },
     ClusterArrive,
+    Matrix(Box<MatrixOp>),
+    Wgmma(WgmmaOp),
+    Mbarrier(Box<MbarrierOp>),
+    Bulk(Box<BulkOp>),
+    FenceProxy(ProxyFence),
     ClusterWait,
     Branch {
         target: u32,

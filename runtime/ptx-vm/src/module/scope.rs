@@ -47,12 +47,15 @@ pub(super) struct Scopes<'a> {
     blocks: Vec<Block<'a>>,
     rows: HashMap<(u32, &'a str, u32), Register>,
     next_id: u32,
+    opened: u32,
     pub(super) n_rows: Row,
     pub(super) n_preds: Pred,
 }
 
 #[derive(Debug, Default)]
 struct Block<'a> {
+    /// Blocks are numbered as they open; the body itself is 0.
+    number: u32,
     registers: HashMap<&'a str, Declared>,
     symbols: HashMap<&'a str, Symbol>,
 }
@@ -65,7 +68,13 @@ impl<'a> Scopes<'a> {
     }
 
     pub(super) fn open(&mut self) {
-        self.blocks.push(Block::default());
+        self.opened += 1;
+        self.blocks.push(Block { number: self.opened, ..Block::default() });
+    }
+
+    /// Numbers of the open blocks, innermost first.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = u32> {
+        self.blocks.iter().rev().map(|block| block.number)
     }
 
     pub(super) fn close(&mut self) {

@@ -5,7 +5,10 @@ use super::ast::{Instruction, Number, Operand, Statement};
 use super::cursor::Cursor;
 use super::declaration::{parameters, variables};
 use super::lexer::Token;
-use crate::source::{LoadError, Span};
+use crate::source::{LoadError, Span, code};
+
+/// Registers that one name may stand for.
+const MAX_REGISTERS: u64 = 1 << 20;
 
 /// The statements between `{` and `}`; the `{` is next.
 pub(super) fn body<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Statement<'a>>, LoadError> {
@@ -92,11 +95,7 @@ fn directive<'a>(
         }
         other => {
             let message = format!("unknown directive `.{other}` in a body");
-            return Err(cursor.source.error(
-                crate::source::code::UNKNOWN_INSTRUCTION,
-                span,
-                message,
-            ));
+            return Err(cursor.source.error(code::UNKNOWN_INSTRUCTION, span, message));
         }
     }
     Ok(())
@@ -135,7 +134,12 @@ fn registers<'a>(cursor: &mut Cursor<'a>, span: Span) -> Result<Statement<'a>, L
         let name = cursor.name()?;
         let mut count = None;
         if cursor.eat('<') {
-            count = Some(cursor.int()?);
+            let declared = cursor.int()?;
+            if declared > MAX_REGISTERS {
+                let message = format!("more than {MAX_REGISTERS} registers");
+                return Err(cursor.source.error(code::LIMIT, span, message));
+            }
+            count = Some(declared);
             cursor.expect('>')?;
         }
         names.push((name, count));
@@ -154,6 +158,10 @@ fn instruction<'a>(cursor: &mut Cursor<'a>) -> Result<Statement<'a>, LoadError> 
         guard = Some((cursor.name()?, negated));
     }
     let first = cursor.span().start;
+    if !matches!(cursor.peek(), Token::Name(name) if name.starts_with(|c: char| c.is_alphabetic()))
+    {
+        return Err(cursor.expected("an instruction"));
+    }
     let name = cursor.name()?;
     let mut modifiers = Vec::new();
     while let Token::Dotted(word) = cursor.peek() {

@@ -134,6 +134,45 @@ impl<'a> Cursor<'a> {
         Ok(value)
     }
 
+    /// A number, or whole numbers in an expression of `+`, `-`, `*`, `/` and parentheses.
+    pub(super) fn expression(&mut self, depth: usize) -> Result<Number, LoadError> {
+        let mut sum = self.product(depth)?;
+        while self.is_sign('+') || self.is_sign('-') {
+            let minus = self.next() == Token::Sign('-');
+            let (Number::Int(a), Number::Int(b)) = (sum, self.product(depth)?) else {
+                return Err(self.expected("whole numbers in an expression"));
+            };
+            sum = Number::Int(if minus { a.wrapping_sub(b) } else { a.wrapping_add(b) });
+        }
+        Ok(sum)
+    }
+
+    fn product(&mut self, depth: usize) -> Result<Number, LoadError> {
+        let mut product = self.factor(depth)?;
+        while self.is_sign('*') || self.is_sign('/') {
+            let times = self.next() == Token::Sign('*');
+            let (Number::Int(a), Number::Int(b)) = (product, self.factor(depth)?) else {
+                return Err(self.expected("whole numbers in an expression"));
+            };
+            let quotient = (a as i64).checked_div(b as i64);
+            let quotient = quotient.ok_or_else(|| self.error("a division by zero".to_owned()));
+            product = Number::Int(if times { a.wrapping_mul(b) } else { quotient? as u64 });
+        }
+        Ok(product)
+    }
+
+    fn factor(&mut self, depth: usize) -> Result<Number, LoadError> {
+        if !self.eat('(') {
+            return self.number();
+        }
+        if depth >= super::MAX_NESTING {
+            return Err(self.too_deep());
+        }
+        let inside = self.expression(depth + 1)?;
+        self.expect(')')?;
+        Ok(inside)
+    }
+
     /// `+ 4`, `+-8`, `- 2 + 1` behind a base: the sum, in bytes.
     pub(super) fn offset(&mut self) -> Result<i64, LoadError> {
         let mut sum = 0i64;

@@ -1,7 +1,7 @@
 //! Variables, parameters and their initialisers.
 
 use super::MAX_NESTING;
-use super::ast::{Initial, Number, Variable};
+use super::ast::{Initial, Variable};
 use super::cursor::Cursor;
 use super::lexer::Token;
 use crate::source::{LoadError, code};
@@ -182,9 +182,6 @@ fn initial_value<'a>(cursor: &mut Cursor<'a>) -> Result<Initial<'a>, LoadError> 
             let offset = cursor.offset()? as u64;
             Ok(Initial::Address { symbol, offset, generic: false, span })
         }
-        _ => {
-            let number: Number = cursor.number()?;
-            Ok(Initial::Number(number))
-        }
+        _ => Ok(Initial::Number(cursor.expression(0)?)),
     }
 }

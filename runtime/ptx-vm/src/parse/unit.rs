@@ -19,6 +19,9 @@ pub(crate) fn parse_unit(source: &Source) -> Result<Unit<'_>, LoadError> {
     }
     let mut cursor = Cursor::new(source)?;
     let mut unit = Unit::default();
+    if cursor.peek() != Token::Dotted("version") {
+        return Err(cursor.expected("`.version` at the beginning"));
+    }
     while cursor.peek() != Token::End {
         item(&mut cursor, &mut unit)?;
     }

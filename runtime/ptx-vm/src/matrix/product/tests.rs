@@ -231,7 +231,7 @@ fn check_wgmma(n: usize, d: Accumulator, a: Element, b: Element) {
             }
         }
     }
-    let dense = wgmma.operand_from_registers(&held);
+    let dense: Vec<f64> = held.iter().flat_map(|warp| wgmma.operand_of_warp(warp)).collect();
     let plain: Vec<f64> = left.iter().map(|bits| a.value(*bits)).collect();
     assert_eq!(dense, plain);
     for scale in [(false, false), (true, false), (true, true)] {

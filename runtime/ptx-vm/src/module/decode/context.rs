@@ -27,10 +27,10 @@ pub(super) struct Context<'s, 'a> {
     pub(super) callees: Vec<u32>,
     pub(super) shared: Vec<u32>,
     pub(super) frame_bytes: u32,
-    /// Labels, by name.
-    pub(super) labels: HashMap<&'a str, u32>,
-    /// Lists of labels, by name.
-    pub(super) targets: HashMap<&'a str, Vec<&'a str>>,
+    /// Labels, by block and name.
+    pub(super) labels: HashMap<(u32, &'a str), u32>,
+    /// Lists of labels, by block and name.
+    pub(super) targets: HashMap<(u32, &'a str), Vec<&'a str>>,
     /// The instruction being decoded.
     pub(super) span: Span,
     pub(super) name: &'a str,

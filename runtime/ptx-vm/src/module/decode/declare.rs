@@ -271,8 +271,8 @@ pub(super) fn settle_rows(module: &mut Module, function: &Function) {
     }
 }
 
-type OnRow<'f> = &'f mut dyn FnMut(&mut u32);
-type OnList<'f> = &'f mut dyn FnMut(super::super::op::List);
+pub(super) type OnRow<'f> = &'f mut dyn FnMut(&mut u32);
+pub(super) type OnList<'f> = &'f mut dyn FnMut(super::super::op::List);
 
 /// Shows every row operand of an operation that may be a constant.
 fn rows(op: &mut Op, row: OnRow<'_>, list: OnList<'_>) {
@@ -287,6 +287,7 @@ fn rows(op: &mut Op, row: OnRow<'_>, list: OnList<'_>) {
         | Op::PredMove { .. }
         | Op::ActiveMask { .. }
         | Op::ClusterArrive
+        | Op::FenceProxy(_)
         | Op::ClusterWait
         | Op::Branch { .. }
         | Op::Return
@@ -336,6 +337,9 @@ fn rows(op: &mut Op, row: OnRow<'_>, list: OnList<'_>) {
         Op::Bar { id, threads, .. } => {
             row(id);
             threads.iter_mut().for_each(row);
+        }
+        Op::Matrix(_) | Op::Wgmma(_) | Op::Mbarrier(_) | Op::Bulk(_) => {
+            super::tensor_rows::visit(op, row, list);
         }
         Op::BranchIndex { index, .. } => row(index),
         Op::Call(call) => {

@@ -10,7 +10,7 @@ use crate::source::{LoadError, code};
 type Decoded = Result<Op, LoadError>;
 
 fn label(cx: &Context<'_, '_>, name: &str) -> Result<u32, LoadError> {
-    let found = cx.labels.get(name).copied();
+    let found = cx.scopes.blocks().find_map(|block| cx.labels.get(&(block, name)).copied());
     found.ok_or_else(|| cx.error(code::UNKNOWN_SYMBOL, format!("no label is called `{name}`")))
 }
 
@@ -43,7 +43,8 @@ pub(super) fn branch_index<'a>(
     let Operand::Name { name, offset: 0 } = list else {
         return Err(cx.bad_operand("`brx.idx` takes a list of labels"));
     };
-    let Some(names) = cx.targets.get(name).cloned() else {
+    let found = cx.scopes.blocks().find_map(|block| cx.targets.get(&(block, *name)).cloned());
+    let Some(names) = found else {
         return Err(cx.error(code::UNKNOWN_SYMBOL, format!("no list is called `{name}`")));
     };
     let targets: Vec<u32> = names.iter().map(|name| label(cx, name)).collect::<Result<_, _>>()?;

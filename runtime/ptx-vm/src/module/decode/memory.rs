@@ -15,7 +15,7 @@ use std::sync::Arc;
 type Decoded = Result<Op, LoadError>;
 
 /// Operands without a cache policy at their end, which is read and has no effect.
-fn without_policy<'i, 'a>(
+pub(super) fn without_policy<'i, 'a>(
     cx: &mut Context<'_, 'a>,
     mods: &mut Modifiers<'a>,
     inst: &'i Instruction<'a>,
@@ -30,7 +30,7 @@ fn without_policy<'i, 'a>(
     Ok(rest)
 }
 
-fn elements<'i, 'a>(
+pub(super) fn elements<'i, 'a>(
     cx: &Context<'_, 'a>,
     operand: &'i Operand<'a>,
     count: usize,
@@ -107,7 +107,7 @@ pub(super) fn prefetch<'a>(
 ) -> Decoded {
     let space = mods.space();
     mods.cache_hints();
-    mods.pick(|word| matches!(word, "L1" | "L2").then_some(()));
+    mods.pick(|word| matches!(word, "L1" | "L2" | "tensormap").then_some(()));
     for operand in &inst.operands {
         match operand {
             Operand::Number(_) => {}
@@ -117,6 +117,37 @@ pub(super) fn prefetch<'a>(
         }
     }
     Ok(Op::Nop)
+}
+
+/// `createpolicy`: a policy changes no result, so it is any number.
+pub(super) fn cache_policy<'a>(
+    cx: &mut Context<'_, 'a>,
+    mods: &mut Modifiers<'a>,
+    inst: &Instruction<'a>,
+) -> Decoded {
+    mods.cache_hints();
+    let range = mods.flag("range");
+    let converts = mods.flag("cvt") && mods.flag("L2");
+    let space = mods.space();
+    if !(range || converts || mods.flag("fractional")) || !mods.flag("b64") {
+        return Err(cx.unknown("no such cache policy"));
+    }
+    let Some((d, rest)) = inst.operands.split_first() else {
+        return Err(cx.bad_operand("a cache policy takes a register"));
+    };
+    for operand in rest {
+        match operand {
+            Operand::Address { .. } => {
+                cx.address(operand, space)?;
+            }
+            Operand::Number(_) => {}
+            _ => {
+                cx.src(operand, if converts { Type::B64 } else { Type::B32 })?;
+            }
+        }
+    }
+    let a = cx.bits(0);
+    Ok(Op::Mov { d: cx.dst(d, Type::B64)?, a })
 }
 
 /// `cvta`.
@@ -182,8 +213,8 @@ pub(super) fn fence<'a>(
     if inst.name == "membar" {
         return Ok(Op::Fence(Order::AcquireRelease, mods.scope()));
     }
-    if mods.flag("proxy") {
-        return Err(cx.unknown("this fence between proxies is not known"));
+    if let Some(op) = super::bulk::fence(cx, mods, inst)? {
+        return Ok(op);
     }
     let order = mods.order().unwrap_or(Order::AcquireRelease);
     Ok(Op::Fence(order, mods.scope()))
@@ -302,6 +333,9 @@ pub(super) fn copy_async<'a>(
     mods: &mut Modifiers<'a>,
     inst: &Instruction<'a>,
 ) -> Decoded {
+    if let Some(op) = super::bulk::copy(cx, mods, inst)? {
+        return Ok(op);
+    }
     if !mods.flag("async") {
         return Err(cx.unknown("no such `cp`"));
     }

@@ -8,12 +8,16 @@
 mod modifiers;
 mod context;
 mod integer;
+mod video;
 mod float;
 mod convert;
 mod select;
 mod memory;
 mod warp;
 mod flow;
+mod tensor;
+mod bulk;
+mod tensor_rows;
 mod declare;
 
 use super::op::{Inst, Op, Pred};
@@ -187,17 +191,26 @@ fn labels<'a>(
     first: u32,
 ) -> Result<(), LoadError> {
     let mut at = first;
+    let (mut blocks, mut opened) = (vec![0], 0);
     for statement in statements {
+        let block = blocks.last().copied().unwrap_or(0);
         match statement {
             Statement::Instruction(_) => at += 1,
+            Statement::Open => {
+                opened += 1;
+                blocks.push(opened);
+            }
+            Statement::Close => {
+                blocks.pop();
+            }
             Statement::Label { name, span } => {
-                if cx.labels.insert(name, at).is_some() {
+                if cx.labels.insert((block, *name), at).is_some() {
                     let message = format!("the label `{name}` stands twice");
                     return Err(cx.source.error(code::SYNTAX, *span, message));
                 }
             }
             Statement::Targets { label, names } => {
-                cx.targets.insert(label, names.clone());
+                cx.targets.insert((block, *label), names.clone());
             }
             _ => {}
         }
@@ -244,9 +257,13 @@ fn instruction<'a>(
 ) -> Result<Op, LoadError> {
     match inst.name {
         "ld" | "ldu" => memory::load(cx, mods, inst),
+        "st" | "red" if inst.modifiers.first() == Some(&"async") => {
+            bulk::store_async(cx, mods, inst)
+        }
         "st" => memory::store(cx, mods, inst),
         "atom" | "red" => memory::atomic(cx, mods, inst),
         "prefetch" | "prefetchu" | "applypriority" | "discard" => memory::prefetch(cx, mods, inst),
+        "createpolicy" => memory::cache_policy(cx, mods, inst),
         "cvta" => memory::convert_address(cx, mods, inst),
         "isspacep" => memory::is_space(cx, mods, inst),
         "mapa" | "getctarank" => memory::map_shared(cx, mods, inst),
@@ -266,6 +283,14 @@ fn instruction<'a>(
         "activemask" => warp::active_mask(cx, mods, inst),
         "bar" | "barrier" => warp::barrier(cx, mods, inst),
         "nanosleep" => warp::pause(cx, mods, inst),
+        "mma" => tensor::mma(cx, mods, inst),
+        "ldmatrix" | "stmatrix" => tensor::move_matrices(cx, mods, inst),
+        "movmatrix" => tensor::transpose(cx, mods, inst),
+        "wgmma" => tensor::wgmma(cx, mods, inst),
+        "setmaxnreg" => tensor::registers_limit(cx, mods, inst),
+        "griddepcontrol" => tensor::grid_dependency(cx, mods, inst),
+        "mbarrier" => bulk::mbarrier(cx, mods, inst),
+        "tensormap" => bulk::tensor_map(cx, mods, inst),
         "bra" => flow::branch(cx, mods, inst),
         "brx" => flow::branch_index(cx, mods, inst),
         "call" => flow::call(cx, mods, inst),
@@ -276,6 +301,8 @@ fn instruction<'a>(
         "shf" => integer::funnel(cx, mods, inst),
         "lop3" => integer::lookup(cx, mods, inst),
         "dp4a" | "dp2a" => integer::dot(cx, mods, inst),
+        "vadd2" | "vsub2" | "vabsdiff2" | "vmin2" | "vmax2" => video::simd(cx, mods, inst, 16),
+        "vadd4" | "vsub4" | "vabsdiff4" | "vmin4" | "vmax4" => video::simd(cx, mods, inst, 8),
         _ => typed(cx, mods, inst),
     }
 }

@@ -25,7 +25,10 @@ pub mod tensor_map;
 pub mod mbarrier;
 
 pub use check::{Checks, Finding};
-pub use count::{Count, Counters};
+pub use count::{
+    Bound, Count, Counters, Cta, DEVICES, Device, Limit, MemoryUse, Mix, Occupancy, Pipe, Profile,
+    RequestUse, Requests, Roofline, WorkUse,
+};
 pub use execute::{Extents, Machine, Options, Outcome};
 pub use launch::{
     Dtype, Expect, Init, Launch, LaunchParam, Mismatch, OutOfBounds, SwizzleMode, Tolerance,

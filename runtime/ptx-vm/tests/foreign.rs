@@ -13,7 +13,7 @@ fn run(path: &Path, checks: Checks) -> Result<(), String> {
     let launch = path.with_extension("launch.ron");
     let launch = Launch::read(launch).map_err(|error| error.to_string())?;
     // A kernel of this corpus takes some 10⁵ warp instructions; one that hangs ends soon.
-    let options = Options { checks, threads: 1, step_limit: 20_000_000 };
+    let options = Options { checks, threads: 1, step_limit: 20_000_000, ..Options::default() };
     let outcome = Machine::run(&module, &launch, &options).map_err(|error| error.to_string())?;
     let mut complaints: Vec<String> = outcome.findings.iter().map(ToString::to_string).collect();
     if !outcome.completed {

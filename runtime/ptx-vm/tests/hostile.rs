@@ -83,7 +83,8 @@ fn survives(text: &str) {
         "Launch(entry: \"{name}\", grid: (2, 1, 1), block: (64, 1, 1), shared_bytes: 64, params: [{params}])"
     );
     let Ok(launch) = Launch::parse(&launch) else { return };
-    let options = Options { checks: Checks::all(), threads: 1, step_limit: 2000 };
+    let options =
+        Options { checks: Checks::all(), threads: 1, step_limit: 2000, ..Options::default() };
     let _ = Machine::run(&module, &launch, &options);
 }
 

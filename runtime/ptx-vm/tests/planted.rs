@@ -25,7 +25,8 @@ fn run(path: &Path, text: &str) -> Result<Outcome, String> {
     let module = Module::parse_named(name, text).map_err(|error| error.to_string())?;
     let launch = path.with_file_name(format!("{}.launch.ron", name.trim_end_matches(".clean")));
     let launch = Launch::read(launch).map_err(|error| error.to_string())?;
-    let options = Options { checks: Checks::all(), threads: 1, step_limit: 50_000 };
+    let options =
+        Options { checks: Checks::all(), threads: 1, step_limit: 50_000, ..Options::default() };
     Machine::run(&module, &launch, &options).map_err(|error| error.to_string())
 }
 

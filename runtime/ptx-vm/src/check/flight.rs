@@ -66,6 +66,8 @@ pub(crate) struct AsyncAccess {
     pub(crate) bytes: u64,
     pub(crate) touch: Touch,
     pub(crate) ending: Ending,
+    /// A copy of what is there already.
+    pub(crate) same_value: bool,
 }
 
 impl Checker {
@@ -87,7 +89,8 @@ impl Checker {
         access: AsyncAccess,
     ) -> Vec<RawFinding> {
         let order = (Order::Weak, Scope::Device);
-        let plain = Access::of(access.place, access.bytes, access.touch, order);
+        let mut plain = Access::of(access.place, access.bytes, access.touch, order);
+        plain.same_value = access.same_value;
         let mut found = Vec::new();
         if self.checks.uninitialised {
             found.extend(self.initialisation(warp, (at, lane), plain));
@@ -182,7 +185,7 @@ impl Checker {
 
     /// Notes what is in flight, and where its end will be seen.
     fn depart(&mut self, warp: &Warp, (at, lane): (&At, usize), access: AsyncAccess) {
-        let AsyncAccess { place, bytes, touch, ending } = access;
+        let AsyncAccess { place, bytes, touch, ending, .. } = access;
         let reads = touch == Touch::Read;
         let mut flight = Flight { place, bytes, reads, pc: at.pc, number: 0 };
         match ending {

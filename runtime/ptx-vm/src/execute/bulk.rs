@@ -81,18 +81,36 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Flow::Next
     }
 
-    /// Tells the checks of one end of a copy.
-    fn touch_async(
+    /// Tells checks and counters of one end of a copy.
+    fn follow(
         &mut self,
         warp: &mut Warp,
         at: (&At, usize),
         (place, bytes, touch): (Place, u64, Touch),
-        ending: Ending,
+        (ending, same_value): (Ending, bool),
     ) {
-        let access = AsyncAccess { place, bytes, touch, ending };
+        if self.setup.options.profile {
+            self.measure_bulk(at.0, place, bytes);
+        }
+        if !CHECK {
+            return;
+        }
+        let access = AsyncAccess { place, bytes, touch, ending, same_value };
         for found in self.checker.touch_async(warp, at, access) {
             self.report_raw(warp, found);
         }
+    }
+
+    /// Whether global memory, where the checks are to know it, holds these bytes already.
+    fn holds(&self, warp: &Warp, lane: usize, place: Place, bytes: &[u8]) -> bool {
+        let global = matches!(place, Place::Buffer(..));
+        CHECK && global && self.read_each(warp, lane, place, bytes.len()) == bytes
+    }
+
+    /// Any number of bytes at a place, aligned or not.
+    fn read_each(&self, warp: &Warp, lane: usize, place: Place, bytes: usize) -> Vec<u8> {
+        let byte = |at: usize| self.read(warp, lane, place.behind(at as u64), 1) as u8;
+        (0..bytes).map(byte).collect()
     }
 
     /// Any number of bytes at a place that was located with a multiple of 8.
@@ -121,7 +139,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         bytes: u64,
     ) -> Result<Place, Fault> {
         let first = self.address(warp, at, address, lane);
-        if first % 16 != 0 {
+        if !first.is_multiple_of(16) {
             let message = format!("a bulk copy at address {first:#x}, no multiple of 16");
             return Err(invalid(message));
         }
@@ -130,7 +148,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     fn bulk_copy(&mut self, warp: &mut Warp, (at, lane): (&At, usize), copy: &BulkCopy) -> Done {
         let bytes = warp.row(at, copy.bytes).0[lane];
-        if bytes % 16 != 0 || bytes == 0 {
+        if !bytes.is_multiple_of(16) || bytes == 0 {
             return Err(invalid(format!("a bulk copy of {bytes} bytes, no multiple of 16")));
         }
         let from = self.end(warp, (at, lane), &copy.from, bytes)?;
@@ -146,14 +164,13 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 Some((own, offset)) => Ending::Object((rank.unwrap_or(own), offset)),
                 None => Ending::Group,
             };
-            if CHECK {
-                // The source is read once, however many CTAs get it.
-                if index == 0 {
-                    self.touch_async(warp, (at, lane), (from, bytes, Touch::Read), ending);
-                }
-                let touch = if copy.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-                self.touch_async(warp, (at, lane), (*to, bytes, touch), ending);
+            // The source is read once, however many CTAs get it.
+            if index == 0 {
+                self.follow(warp, (at, lane), (from, bytes, Touch::Read), (ending, false));
             }
+            let touch = if copy.reduce.is_some() { Touch::Atomic } else { Touch::Write };
+            let same = self.holds(warp, lane, *to, &data);
+            self.follow(warp, (at, lane), (*to, bytes, touch), (ending, same));
             match copy.reduce {
                 Some(reduce) => self.reduce_bytes(warp, lane, *to, (&data, reduce)),
                 None => self.copy_masked(warp, (at, lane), *to, (&data, copy.byte_mask)),
@@ -271,7 +288,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             .map(|row| warp.row(at, *row).0[lane] as u32 as i32)
             .collect();
         let address = self.address(warp, at, &copy.shared, lane);
-        if address % 128 != 0 {
+        if !address.is_multiple_of(128) {
             let message = format!("a box at shared address {address:#x}, no multiple of 128");
             return Err(invalid(message));
         }
@@ -316,23 +333,16 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let ending = Ending::Object(object);
         let width = map.dtype.bytes() as usize;
         let fill = map.fill_element().to_le_bytes();
-        if CHECK {
-            let bytes = u64::from(map.box_bytes());
-            self.touch_async(warp, (at, lane), (to, bytes, Touch::Write), ending);
-        }
+        let bytes = u64::from(map.box_bytes());
+        self.follow(warp, (at, lane), (to, bytes, Touch::Write), (ending, false));
         for row in map.rows(coordinates) {
             let mut bytes = fill[..width].repeat(map.box_dims[0] as usize);
             if row.bytes > 0 {
                 let from = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
-                if CHECK {
-                    let read = (from, row.bytes.into(), Touch::Read);
-                    self.touch_async(warp, (at, lane), read, ending);
-                }
-                for (index, byte) in
-                    bytes[row.skipped as usize..][..row.bytes as usize].iter_mut().enumerate()
-                {
-                    *byte = self.read(warp, lane, from.behind(index as u64), 1) as u8;
-                }
+                let read = (from, row.bytes.into(), Touch::Read);
+                self.follow(warp, (at, lane), read, (ending, false));
+                let inside = self.read_each(warp, lane, from, row.bytes as usize);
+                bytes[row.skipped as usize..][..row.bytes as usize].copy_from_slice(&inside);
             }
             for (chunk, bytes) in bytes.chunks_exact(16).enumerate() {
                 let place = swizzled(map, to, row.shared + 16 * chunk as u32);
@@ -352,10 +362,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if let Some(how) = reduce.filter(|how| !how.exists_for(map.dtype)) {
             return Err(invalid(format!("no reduction {how:?} for elements {:?}", map.dtype)));
         }
-        if CHECK {
-            let bytes = u64::from(map.box_bytes());
-            self.touch_async(warp, (at, lane), (from, bytes, Touch::Read), Ending::Group);
-        }
+        let bytes = u64::from(map.box_bytes());
+        self.follow(warp, (at, lane), (from, bytes, Touch::Read), (Ending::Group, false));
         for row in map.rows(coordinates).filter(|row| row.bytes > 0) {
             let chunks = (0..map.row_bytes() / 16).flat_map(|chunk| {
                 let place = swizzled(map, from, row.shared + 16 * chunk);
@@ -364,11 +372,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let bytes: Vec<u8> = chunks.collect();
             let bytes = &bytes[row.skipped as usize..][..row.bytes as usize];
             let to = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
-            if CHECK {
-                let touch = if reduce.is_some() { Touch::Atomic } else { Touch::Write };
-                let access = (to, row.bytes.into(), touch);
-                self.touch_async(warp, (at, lane), access, Ending::Group);
-            }
+            let touch = if reduce.is_some() { Touch::Atomic } else { Touch::Write };
+            let access = (to, row.bytes.into(), touch);
+            let same = self.holds(warp, lane, to, bytes);
+            self.follow(warp, (at, lane), access, (Ending::Group, same));
             match reduce {
                 Some(how) => self.reduce_bytes(warp, lane, to, (bytes, (how, map.dtype))),
                 None => self.write_bytes(warp, lane, to, bytes),
@@ -389,10 +396,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let to = self.locate(warp, lane, (store.to.space, address), bytes as u64)?;
         let object = self.object(warp, at, &store.mbarrier, lane)?;
         let ending = Ending::Object(object);
-        if CHECK {
-            let touch = if store.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-            self.touch_async(warp, (at, lane), (to, bytes as u64, touch), ending);
-        }
+        let touch = if store.reduce.is_some() { Touch::Atomic } else { Touch::Write };
+        self.follow(warp, (at, lane), (to, bytes as u64, touch), (ending, false));
         let module = self.setup.module;
         for (index, row) in module.list(store.values).iter().enumerate() {
             let value = warp.row(at, *row).0[lane].to_le_bytes();

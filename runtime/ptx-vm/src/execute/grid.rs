@@ -21,11 +21,13 @@ pub struct Options {
     pub threads: usize,
     /// Warp instructions that the whole grid may execute.
     pub step_limit: u64,
+    /// Whether memory requests are counted, for a [`Profile`](crate::Profile).
+    pub profile: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checks: Checks::none(), threads: 0, step_limit: 1 << 32 }
+        Self { checks: Checks::none(), threads: 0, step_limit: 1 << 32, profile: false }
     }
 }
 

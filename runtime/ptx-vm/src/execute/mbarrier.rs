@@ -145,13 +145,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     fn init_object(&mut self, at: &At, object: Object, count: u32) -> Result<(), Fault> {
         let state = Mbarrier::init(count)?;
-        if let Ok(old) = self.state_of(object) {
-            if old.pending != old.expected || old.pending_bytes != 0 {
-                let pending = old.pending;
-                let message =
-                    format!("the mbarrier here is in use: its phase waits for {pending} arrivals");
-                return Err(Fault { code: finding::MBARRIER_STATE, message });
-            }
+        let in_use = |old: &Mbarrier| old.pending != old.expected || old.pending_bytes != 0;
+        if let Some(old) = self.state_of(object).ok().filter(in_use) {
+            let pending = old.pending;
+            let message =
+                format!("the mbarrier here is in use: its phase waits for {pending} arrivals");
+            return Err(Fault { code: finding::MBARRIER_STATE, message });
         }
         self.objects.insert(object, at.pc);
         self.put_bits(object, state.encode());

@@ -23,6 +23,7 @@ mod matrix;
 mod wgmma;
 mod mbarrier;
 mod bulk;
+mod measure;
 mod hang;
 mod order;
 

@@ -150,6 +150,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                     self.check_products(warp, &at);
                 }
             }
+            if self.setup.options.profile {
+                self.measure(warp, &at, &inst.op);
+            }
             let flow = if at.active == 0 { Flow::Next } else { self.execute(warp, &at, &inst.op) };
             match flow {
                 Flow::Next => at.pc += 1,
@@ -166,6 +169,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                     return;
                 }
                 Flow::Wait(state) => {
+                    self.counters.uncount(at.pc, at.active);
                     warp.groups[group].state = state;
                     break;
                 }

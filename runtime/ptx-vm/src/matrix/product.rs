@@ -194,6 +194,12 @@ impl Mma {
         Ok(Self { m, k, a, b, c, d, saturate })
     }
 
+    /// What the elements of A are.
+    #[must_use]
+    pub fn element(&self) -> Element {
+        self.a
+    }
+
     /// Whether registers are 64 bits wide.
     #[must_use]
     pub fn is_double(&self) -> bool {

@@ -17,7 +17,11 @@ pub(crate) struct SharedBytes {
 impl SharedBytes {
     /// `len` zero bytes.
     pub(crate) fn zeros(len: usize) -> Self {
-        let words = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        // Zeroed by the allocator, so that memory nobody touches costs nothing.
+        let words: Box<[u64]> = vec![0; len.div_ceil(8)].into_boxed_slice();
+        // SAFETY: `AtomicU64` has the size, alignment and bit validity of `u64`, and the box is the only
+        // owner of the words.
+        let words = unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) };
         Self { words, len }
     }
 

@@ -65,6 +65,13 @@ pub(crate) struct Multiply {
     pub(crate) negate_b: bool,
 }
 
+impl Multiply {
+    /// Whether the left operand is read from shared memory.
+    pub(crate) fn a_in_memory(&self) -> bool {
+        matches!(self.a, Left::Descriptor(..))
+    }
+}
+
 /// An operation on an mbarrier object.
 #[derive(Clone, Debug)]
 pub(crate) struct MbarrierOp {

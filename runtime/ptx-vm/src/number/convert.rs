@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(f32_to(FloatFormat::F16, f32::NAN, satfinite), 0x7fff);
         assert_eq!(f32_to(FloatFormat::E2m1, f32::NAN, satfinite), 7);
         let sat = Mode { sat: true, ..RN };
-        assert_eq!(f32_to(FloatFormat::F32, 7.0, sat), 1f32.to_bits().into());
+        assert_eq!(f32_to(FloatFormat::F32, 7.0, sat), u64::from(1f32.to_bits()));
         assert_eq!(f32_to(FloatFormat::F32, f32::NAN, sat), 0);
         let ftz = Mode { ftz: true, ..RN };
         assert_eq!(f32_to(FloatFormat::F64, -1e-40, ftz), (-0f64).to_bits());
@@ -326,7 +326,7 @@ mod tests {
         let down = Mode::rounded(Rounding::Down);
         assert_eq!(
             to_integral(FloatFormat::F32, (-0.5f32).to_bits().into(), down),
-            (-1f32).to_bits().into()
+            u64::from((-1f32).to_bits())
         );
         assert_eq!(int_to_int(IntType::S32, IntType::U8, -5i32 as u64, true), 0);
         assert_eq!(int_to_int(IntType::S8, IntType::S32, 0xff, false), 0xffff_ffff);

@@ -33,6 +33,9 @@ impl Ending {
     }
 }
 
+/// Copies that mbarriers have not heard of at most; beyond it they hear at once.
+const MAX_COMPLETING: usize = 1 << 16;
+
 type Done = Result<(), Fault>;
 
 fn invalid(message: String) -> Fault {
@@ -185,6 +188,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let Ending::Object(object) = ending else { return Ok(()) };
         self.state_of(object)?;
         let (warp, cta, lane, pc) = (warp.index, warp.cta, lane as u8, at.pc);
+        if self.completing.len() >= MAX_COMPLETING {
+            self.complete_copies();
+        }
         self.completing.push(Completing { object, bytes, warp, cta, lane, pc });
         Ok(())
     }
@@ -292,7 +298,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let message = format!("a box at shared address {address:#x}, no multiple of 128");
             return Err(invalid(message));
         }
-        let bytes = u64::from(map.box_bytes());
+        let bytes = map.box_bytes();
         let shared = self.locate_part(warp, lane, (copy.shared.space, address), (16, bytes))?;
         match &copy.direction {
             Direction::Load { mbarrier, multicast } => {
@@ -333,7 +339,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let ending = Ending::Object(object);
         let width = map.dtype.bytes() as usize;
         let fill = map.fill_element().to_le_bytes();
-        let bytes = u64::from(map.box_bytes());
+        let bytes = map.box_bytes();
         self.follow(warp, (at, lane), (to, bytes, Touch::Write), (ending, false));
         for row in map.rows(coordinates) {
             let mut bytes = fill[..width].repeat(map.box_dims[0] as usize);
@@ -362,7 +368,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if let Some(how) = reduce.filter(|how| !how.exists_for(map.dtype)) {
             return Err(invalid(format!("no reduction {how:?} for elements {:?}", map.dtype)));
         }
-        let bytes = u64::from(map.box_bytes());
+        let bytes = map.box_bytes();
         self.follow(warp, (at, lane), (from, bytes, Touch::Read), (Ending::Group, false));
         for row in map.rows(coordinates).filter(|row| row.bytes > 0) {
             let chunks = (0..map.row_bytes() / 16).flat_map(|chunk| {

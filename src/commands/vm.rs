@@ -9,7 +9,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use perilune_ptx_vm::{
-    Checks, Count, Finding, Launch, LoadError, Machine, Mismatch, Module, Options, Outcome,
+    Checks, Count, Extents, Finding, Launch, LoadError, Machine, Mismatch, Module, Options,
+    Outcome, Profile,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Checks beside bounds, alignment and barriers: `all`, `none`, or of `uninitialised,races`
     #[arg(long, default_value = "all", value_name = "CHECKS", value_parser = checks)]
     check: Checks,
+    /// Count memory requests too, and show the whole profile of the launch
+    #[arg(long)]
+    profile: bool,
     /// Write a buffer to a file afterwards
     #[arg(long, value_name = "NAME=FILE", value_parser = dump)]
     dump: Vec<(String, PathBuf)>,
@@ -41,8 +45,9 @@ pub(crate) struct Args {
 }
 
 fn checks(text: &str) -> Result<Checks, String> {
-    Checks::named(text)
-        .ok_or_else(|| "expected `all`, `none`, or a list of `uninitialised` and `races`".to_owned())
+    Checks::named(text).ok_or_else(|| {
+        "expected `all`, `none`, or a list of `uninitialised` and `races`".to_owned()
+    })
 }
 
 fn dump(text: &str) -> Result<(String, PathBuf), String> {
@@ -53,8 +58,12 @@ fn dump(text: &str) -> Result<(String, PathBuf), String> {
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let module = read_module(&args.file)?;
     let launch = Launch::read(&args.launch).map_err(|error| refused(&error))?;
-    let options =
-        Options { checks: args.check, threads: args.threads, step_limit: args.steps, ..Options::default() };
+    let options = Options {
+        checks: args.check,
+        threads: args.threads,
+        step_limit: args.steps,
+        profile: args.profile,
+    };
     let outcome = Machine::run(&module, &launch, &options).map_err(|error| refused(&error))?;
     for (name, path) in &args.dump {
         let bytes = outcome.buffer(name).ok_or_else(|| no_buffer(name))?;
@@ -62,14 +71,34 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     }
     let mismatches =
         launch.compare(|name| outcome.buffer(name)).map_err(|error| refused(&error))?;
-    let mix = outcome.counters.mix(&module);
+    let profile = args.profile.then(|| profile(&module, &launch, &outcome)).flatten();
     if console.json {
-        console.json(&report_json(&outcome, &mismatches, &mix));
+        let mut report = report_json(&outcome, &mismatches, &outcome.counters.mix(&module));
+        if let Some(profile) = &profile {
+            report["profile"] = serde_json::to_value(profile)
+                .map_err(|error| Failure::internal(format!("a profile is no JSON: {error}")))?;
+        }
+        console.json(&report);
     } else {
-        console.data(&report_text(&outcome, &mismatches, &mix));
+        let counts = match &profile {
+            Some(profile) => profile.to_string(),
+            None => mix_text(&outcome.counters.mix(&module)),
+        };
+        console.data(&report_text(&outcome, &mismatches, &counts));
     }
     let good = outcome.completed && outcome.findings.is_empty() && mismatches.is_empty();
     Ok(if good { Exit::Ok } else { Exit::Spec })
+}
+
+fn profile(module: &Module, launch: &Launch, outcome: &Outcome) -> Option<Profile> {
+    let triple = |(x, y, z): (u32, u32, u32)| [x, y, z];
+    let extents = Extents {
+        grid: triple(launch.grid),
+        block: triple(launch.block),
+        cluster: launch.cluster.map(triple),
+        shared_bytes: launch.shared_bytes,
+    };
+    Profile::new(module, &launch.entry, extents, &outcome.counters, None)
 }
 
 fn read_module(path: &Path) -> Result<Module, Failure> {
@@ -97,11 +126,15 @@ fn by_count(mix: &BTreeMap<String, Count>) -> Vec<(&String, &Count)> {
     sorted
 }
 
-fn report_text(
-    outcome: &Outcome,
-    mismatches: &[Mismatch],
-    mix: &BTreeMap<String, Count>,
-) -> String {
+fn mix_text(mix: &BTreeMap<String, Count>) -> String {
+    let mut text = String::new();
+    for (name, count) in by_count(mix) {
+        let _ = writeln!(text, "{:>14} {name}", count.lanes);
+    }
+    text
+}
+
+fn report_text(outcome: &Outcome, mismatches: &[Mismatch], counts: &str) -> String {
     let mut text = String::new();
     for finding in &outcome.findings {
         let _ = writeln!(text, "{finding}\n");
@@ -115,9 +148,7 @@ fn report_text(
     }
     let total = outcome.counters.total();
     let _ = writeln!(text, "{} warp instructions, {} by lanes", total.warps, total.lanes);
-    for (name, count) in by_count(mix) {
-        let _ = writeln!(text, "{:>14} {name}", count.lanes);
-    }
+    let _ = writeln!(text, "{}", counts.trim_end());
     let verdict = match (outcome.completed, outcome.findings.len() + mismatches.len()) {
         (true, 0) => "completed, nothing found".to_owned(),
         (true, problems) => format!("completed, {problems} problems"),
@@ -127,11 +158,7 @@ fn report_text(
     text
 }
 
-fn report_json(
-    outcome: &Outcome,
-    mismatches: &[Mismatch],
-    mix: &BTreeMap<String, Count>,
-) -> Value {
+fn report_json(outcome: &Outcome, mismatches: &[Mismatch], mix: &BTreeMap<String, Count>) -> Value {
     let total = outcome.counters.total();
     let findings: Vec<Value> = outcome.findings.iter().map(finding_json).collect();
     let mismatches: Vec<Value> = mismatches
@@ -156,7 +183,8 @@ fn report_json(
 
 fn finding_json(finding: &Finding) -> Value {
     let origin = finding.origin.as_ref().map(|(file, line)| json!({"file": file, "line": line}));
-    let other = finding.other.as_ref().map(|(place, text)| json!({"line": place.line, "text": text}));
+    let other =
+        finding.other.as_ref().map(|(place, text)| json!({"line": place.line, "text": text}));
     json!({
         "code": finding.code, "message": finding.message, "file": finding.file,
         "line": finding.position.line, "column": finding.position.column, "text": finding.text,

@@ -75,8 +75,6 @@ pub(crate) struct AsyncAccess {
     pub(crate) bytes: u64,
     pub(crate) touch: Touch,
     pub(crate) ending: Ending,
-    /// A copy of what is there already.
-    pub(crate) same_value: bool,
 }
 
 impl Checker {
@@ -98,8 +96,7 @@ impl Checker {
         access: AsyncAccess,
     ) -> Vec<RawFinding> {
         let order = (Order::Weak, Scope::Device);
-        let mut plain = Access::of(access.place, access.bytes, access.touch, order);
-        plain.same_value = access.same_value;
+        let plain = Access::of(access.place, access.bytes, access.touch, order);
         let mut found = Vec::new();
         if self.checks.uninitialised {
             found.extend(self.initialisation(warp, (at, lane), plain));
@@ -194,7 +191,7 @@ impl Checker {
 
     /// Notes what is in flight, and where its end will be seen.
     fn depart(&mut self, warp: &Warp, (at, lane): (&At, usize), access: AsyncAccess) {
-        let AsyncAccess { place, bytes, touch, ending, .. } = access;
+        let AsyncAccess { place, bytes, touch, ending } = access;
         let reads = touch == Touch::Read;
         let mut flight = Flight { place, bytes, reads, pc: at.pc, number: 0 };
         match ending {

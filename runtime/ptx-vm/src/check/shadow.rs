@@ -105,7 +105,8 @@ pub(crate) struct History {
     pub(crate) granule: u64,
     shared: Vec<Vec<Cell>>,
     shared_known: Vec<Vec<bool>>,
-    global: HashMap<(u32, u64), Vec<Cell>>,
+    /// Pages by buffer, empty until they are touched.
+    global: Vec<Vec<Vec<Cell>>>,
     /// For buffers that were not initialised: which bytes have a value.
     global_known: Vec<Option<Vec<bool>>>,
     shared_readers: Readers,
@@ -119,8 +120,14 @@ impl History {
         let known = |buffer: &crate::memory::Buffer| {
             (!buffer.initialised).then(|| vec![false; buffer.bytes.len()])
         };
+        let granule = granule(setup);
+        let pages = |buffer: &crate::memory::Buffer| {
+            let cells = (buffer.bytes.len() as u64).div_ceil(granule);
+            vec![Vec::new(); cells.div_ceil(PAGE) as usize]
+        };
         Self {
-            granule: granule(setup),
+            granule,
+            global: setup.memory.buffers.iter().map(pages).collect(),
             global_known: setup.memory.buffers.iter().map(known).collect(),
             shared_readers: Readers { exact, ..Readers::default() },
             global_readers: Readers { exact, ..Readers::default() },
@@ -150,9 +157,11 @@ impl History {
     }
 
     pub(super) fn global_cell(&mut self, buffer: u32, index: u64) -> (&mut Cell, &mut Readers) {
-        let page = self.global.entry((buffer, index / PAGE));
-        let cells = page.or_insert_with(|| vec![Cell::default(); PAGE as usize]);
-        (&mut cells[(index % PAGE) as usize], &mut self.global_readers)
+        let page = &mut self.global[buffer as usize][(index / PAGE) as usize];
+        if page.is_empty() {
+            *page = vec![Cell::default(); PAGE as usize];
+        }
+        (&mut page[(index % PAGE) as usize], &mut self.global_readers)
     }
 
     /// What was released at a location: in global memory kept from cluster to cluster.

@@ -9,7 +9,7 @@ use super::state::Warp;
 use super::warp::{At, Flow};
 use crate::check::{Access, finding};
 use crate::memory::address_of;
-use crate::module::{Address, Lanes, Order, Space, Transfer, WINDOW_BITS};
+use crate::module::{Address, Lanes, Order, Row, Space, Transfer, WINDOW_BITS};
 
 /// Where an address leads, and the offset there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,33 +216,45 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if transfer.extend != 0 {
             return false;
         }
+        match transfer.bytes {
+            1 => self.load_wide::<1>(warp, at, transfer, regs),
+            2 => self.load_wide::<2>(warp, at, transfer, regs),
+            4 => self.load_wide::<4>(warp, at, transfer, regs),
+            8 => self.load_wide::<8>(warp, at, transfer, regs),
+            _ => false,
+        }
+    }
+
+    fn load_wide<const N: usize>(
+        &mut self,
+        warp: &mut Warp,
+        at: &At,
+        transfer: &Transfer,
+        regs: &[u32],
+    ) -> bool {
         let offset = transfer.at.offset as u64;
-        let bytes = usize::from(transfer.bytes);
+        let base = transfer.at.base;
         match transfer.at.space {
             Space::Global => {
                 let memory = self.setup.memory;
-                let first = warp.first(at, transfer.at.base).wrapping_add(offset);
+                let first = warp.first(at, base).wrapping_add(offset);
                 let Some((index, _)) = memory.find(first) else { return false };
                 let shift = offset.wrapping_sub(address_of(index));
                 let source = &memory.buffers[index].bytes;
-                each_load(warp, at, transfer, regs, shift, |place, step| {
-                    source.load(place + step * bytes, bytes)
+                each_load::<N>(warp, at, (base, regs), (shift, source.len()), |place| {
+                    source.load(place, N).unwrap_or(0)
                 })
             }
             Space::Shared => {
                 let source = &self.ctas[warp.cta as usize].shared;
-                each_load(warp, at, transfer, regs, offset, |place, step| {
-                    let place = place.checked_add(step * bytes)?;
-                    place.checked_add(bytes).filter(|end| *end <= source.len())?;
-                    Some(little_endian(source, place, bytes))
+                each_load::<N>(warp, at, (base, regs), (offset, source.len()), |place| {
+                    little_endian(source, place, N)
                 })
             }
             Space::Param => {
                 let source = &self.setup.params;
-                each_load(warp, at, transfer, regs, offset, |place, step| {
-                    let place = place.checked_add(step * bytes)?;
-                    place.checked_add(bytes).filter(|end| *end <= source.len())?;
-                    Some(little_endian(source, place, bytes))
+                each_load::<N>(warp, at, (base, regs), (offset, source.len()), |place| {
+                    little_endian(source, place, N)
                 })
             }
             _ => false,
@@ -285,25 +297,41 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     }
 
     fn store_at_once(&mut self, warp: &Warp, at: &At, transfer: &Transfer, regs: &[u32]) -> bool {
+        match transfer.bytes {
+            1 => self.store_wide::<1>(warp, at, transfer, regs),
+            2 => self.store_wide::<2>(warp, at, transfer, regs),
+            4 => self.store_wide::<4>(warp, at, transfer, regs),
+            8 => self.store_wide::<8>(warp, at, transfer, regs),
+            _ => false,
+        }
+    }
+
+    fn store_wide<const N: usize>(
+        &mut self,
+        warp: &Warp,
+        at: &At,
+        transfer: &Transfer,
+        regs: &[u32],
+    ) -> bool {
         let offset = transfer.at.offset as u64;
-        let bytes = usize::from(transfer.bytes);
+        let base = transfer.at.base;
         match transfer.at.space {
             Space::Global => {
                 let memory = self.setup.memory;
-                let first = warp.first(at, transfer.at.base).wrapping_add(offset);
+                let first = warp.first(at, base).wrapping_add(offset);
                 let Some((index, _)) = memory.find(first) else { return false };
                 let shift = offset.wrapping_sub(address_of(index));
                 let into = &memory.buffers[index].bytes;
-                let fits = into.len();
-                each_store(warp, at, transfer, regs, (shift, fits), |place, bits| {
-                    into.store(place, bytes, bits);
+                let len = into.len();
+                each_store::<N>(warp, at, (base, regs), (shift, len), |place, bits| {
+                    into.store(place, N, bits);
                 })
             }
             Space::Shared => {
                 let into = &mut self.ctas[warp.cta as usize].shared;
-                let fits = into.len();
-                each_store(warp, at, transfer, regs, (offset, fits), |place, bits| {
-                    put(into, place, bytes, bits);
+                let len = into.len();
+                each_store::<N>(warp, at, (base, regs), (offset, len), |place, bits| {
+                    put(into, place, N, bits);
                 })
             }
             _ => false,
@@ -323,56 +351,66 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     }
 }
 
-/// Loads for every active lane; false, with nothing that matters written, if one does not fit.
+/// Whether `total` bytes at every active lane's place lie within `len` bytes and are aligned.
 #[inline]
-fn each_load(
+fn all_fit(base: &Lanes, active: u32, shift: u64, (total, len): (u64, usize)) -> bool {
+    let Some(last) = (len as u64).checked_sub(total) else { return false };
+    let mut wrong = 0;
+    for lane in 0..32 {
+        let place = base.0[lane].wrapping_add(shift);
+        let outside = (place & (total - 1)) | u64::from(place > last);
+        wrong |= outside & 0u64.wrapping_sub(u64::from(active >> lane & 1));
+    }
+    wrong == 0
+}
+
+/// Loads for every active lane, if all of them fit.
+#[inline]
+fn each_load<const N: usize>(
     warp: &mut Warp,
     at: &At,
-    transfer: &Transfer,
-    regs: &[u32],
-    shift: u64,
-    load: impl Fn(usize, usize) -> Option<u64>,
+    (base, regs): (Row, &[u32]),
+    (shift, len): (u64, usize),
+    load: impl Fn(usize) -> u64,
 ) -> bool {
-    let base = *warp.row(at, transfer.at.base);
-    let total = u64::from(transfer.bytes) * regs.len() as u64;
+    let base = *warp.row(at, base);
+    if !all_fit(&base, at.active, shift, ((N * regs.len()) as u64, len)) {
+        return false;
+    }
     for (step, reg) in regs.iter().enumerate() {
-        let mut out = Lanes::ZERO;
-        for lane in lanes(at.active) {
-            let place = base.0[lane].wrapping_add(shift);
-            let Some(bits) = load(place as usize, step).filter(|_| place & (total - 1) == 0) else {
-                return false;
-            };
-            out.0[lane] = bits;
+        let place = |lane: usize| base.0[lane].wrapping_add(shift) as usize + step * N;
+        let into = &mut warp.rows[at.rows + *reg as usize];
+        if at.active == u32::MAX {
+            for lane in 0..32 {
+                into.0[lane] = load(place(lane));
+            }
+        } else {
+            for lane in lanes(at.active) {
+                into.0[lane] = load(place(lane));
+            }
         }
-        warp.write(at, *reg, &out);
     }
     true
 }
 
 /// Stores for every active lane, if all of them fit.
 #[inline]
-fn each_store(
+fn each_store<const N: usize>(
     warp: &Warp,
     at: &At,
-    transfer: &Transfer,
-    regs: &[u32],
+    (base, regs): (Row, &[u32]),
     (shift, len): (u64, usize),
     mut store: impl FnMut(usize, u64),
 ) -> bool {
-    let base = warp.row(at, transfer.at.base);
-    let bytes = usize::from(transfer.bytes);
-    let total = (bytes * regs.len()) as u64;
-    let fits = |lane: usize| {
-        let place = base.0[lane].wrapping_add(shift);
-        place & (total - 1) == 0 && place.checked_add(total).is_some_and(|end| end <= len as u64)
-    };
-    if !lanes(at.active).all(fits) {
+    let base = warp.row(at, base);
+    if !all_fit(base, at.active, shift, ((N * regs.len()) as u64, len)) {
         return false;
     }
-    for (step, reg) in regs.iter().enumerate() {
-        let value = warp.row(at, *reg);
-        for lane in lanes(at.active) {
-            store(base.0[lane].wrapping_add(shift) as usize + step * bytes, value.0[lane]);
+    // Lane by lane, as the slow road goes: of two lanes at one place the later one stays.
+    for lane in lanes(at.active) {
+        let place = base.0[lane].wrapping_add(shift) as usize;
+        for (step, reg) in regs.iter().enumerate() {
+            store(place + step * N, warp.row(at, *reg).0[lane]);
         }
     }
     true

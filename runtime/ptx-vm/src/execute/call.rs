@@ -11,7 +11,7 @@ const MAX_DEPTH: usize = 256;
 /// Local memory of a thread at most, in bytes, as on hardware.
 const MAX_LOCAL_BYTES: u32 = 512 << 10;
 /// Rows of a warp at most.
-const MAX_ROWS: u32 = 1 << 18;
+const MAX_ROWS: u32 = 1 << 16;
 
 impl<const CHECK: bool> Engine<'_, CHECK> {
     /// Lanes that go to different functions call one after the other, as groups.

@@ -17,7 +17,11 @@ pub(crate) struct SharedBytes {
 impl SharedBytes {
     /// `len` zero bytes.
     pub(crate) fn zeros(len: usize) -> Self {
-        let words = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        // Zeroed by the allocator, so that memory nobody touches costs nothing.
+        let words: Box<[u64]> = vec![0; len.div_ceil(8)].into_boxed_slice();
+        // SAFETY: `AtomicU64` has the size, alignment and bit validity of `u64`, and the box is the only
+        // owner of the words.
+        let words = unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) };
         Self { words, len }
     }
 
@@ -101,8 +105,23 @@ impl SharedBytes {
         }
     }
 
-    /// Copies `from` to the beginning; what does not fit is left out.
+    /// Copies `from` to `at`; what does not fit is left out.
     pub(crate) fn fill(&self, at: usize, from: &[u8]) {
+        let (words, rest) = from.as_chunks::<8>();
+        if at.is_multiple_of(8) {
+            for (index, word) in words.iter().enumerate() {
+                if self.store(at + 8 * index, 8, u64::from_le_bytes(*word)).is_none() {
+                    // The last word does not fit whole.
+                    self.fill_bytes(at + 8 * index, word);
+                }
+            }
+            self.fill_bytes(at + 8 * words.len(), rest);
+        } else {
+            self.fill_bytes(at, from);
+        }
+    }
+
+    fn fill_bytes(&self, at: usize, from: &[u8]) {
         for (index, byte) in from.iter().enumerate() {
             self.store(at + index, 1, (*byte).into());
         }

@@ -143,7 +143,7 @@ pub(crate) struct Variables {
 
 /// `at` moved up to a multiple of `align`.
 pub(crate) fn aligned(at: u32, align: u32) -> u32 {
-    at.next_multiple_of(align.max(1))
+    at.checked_next_multiple_of(align.max(1)).unwrap_or(u32::MAX)
 }
 
 impl Variables {

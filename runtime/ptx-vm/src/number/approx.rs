@@ -144,9 +144,9 @@ fn exp2(x: f64) -> f64 {
     }
     // Beyond these the result as f32 is infinite or rounds to zero.
     let x = x.clamp(-400.0, 400.0);
-    // To the nearest integer, ties to even: adding moves the digits behind the point out of the fraction.
-    const MOVE: f64 = 6_755_399_441_055_744.0;
-    let whole = (x + MOVE) - MOVE;
+    // Adding and taking away 1.5 · 2⁵² rounds to a whole number without a call.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    let whole = (x + ROUND) - ROUND;
     exp_small((x - whole) * std::f64::consts::LN_2) * power_of_two(whole as i32)
 }
 

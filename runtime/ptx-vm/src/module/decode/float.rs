@@ -1,6 +1,6 @@
 //! Floating-point arithmetic: f32, f64, f16, bf16 and pairs of halves.
 
-use super::super::op::{Fn2, Fn3, Op, lanes1, lanes2, lanes3};
+use super::super::op::{Fn1, Fn2, Fn3, Op, lanes1, lanes2, lanes3};
 use super::super::types::Type;
 use super::context::Context;
 use super::integer::{three, two};
@@ -261,6 +261,26 @@ pub(super) fn sign<'a>(
     Ok(Op::Map1 { f, a: cx.src(a, ty)?, d: cx.dst(d, ty)? })
 }
 
+/// An `.approx` function of f32, compiled for the function.
+fn approximate_lanes(which: approx::Function, ftz: bool) -> Fn1 {
+    use approx::Function;
+    macro_rules! compiled {
+        ($($name:ident)*) => {
+            match (which, ftz) {
+                $(
+                    (Function::$name, true) => {
+                        lanes1(|a| approx::single(Function::$name, a as u32, true).into())
+                    }
+                    (Function::$name, false) => {
+                        lanes1(|a| approx::single(Function::$name, a as u32, false).into())
+                    }
+                )*
+            }
+        };
+    }
+    compiled!(Rcp Sqrt Rsqrt Ex2 Lg2 Sin Cos Tanh)
+}
+
 /// `rcp`, `sqrt`, `rsqrt`, `ex2`, `lg2`, `sin`, `cos`, `tanh`.
 pub(super) fn function<'a>(
     cx: &mut Context<'_, 'a>,
@@ -283,7 +303,7 @@ pub(super) fn function<'a>(
     let mode = mode_of(mods);
     let ftz = mode.ftz;
     let f = match (ty, which, approximate) {
-        (Type::F32, _, true) => lanes1(move |a| approx::single(which, a as u32, ftz).into()),
+        (Type::F32, _, true) => approximate_lanes(which, ftz),
         (Type::F32, Function::Rcp, _) => lanes1(move |a| single::rcp(a as u32, mode).into()),
         (Type::F32, Function::Sqrt, _) => lanes1(move |a| single::sqrt(a as u32, mode).into()),
         (Type::F64, Function::Rcp | Function::Rsqrt, true) => {

@@ -63,6 +63,12 @@ pub(super) fn decode<'a>(source: &Source, unit: &Unit<'a>) -> Result<Module, Loa
     }
     declare::relocations(source, &unit.variables, &globals, &mut module.variables)?;
     module.variables.lay_out_constants();
+    if module.variables.const_bytes > MAX_CONST_BYTES {
+        let first = unit.variables.iter().find(|variable| variable.space == "const");
+        let span = first.map_or(crate::source::Span::default(), |variable| variable.span);
+        let message = format!("more than {MAX_CONST_BYTES} bytes of constants");
+        return Err(source.error(code::LIMIT, span, message));
+    }
     let Module { kernels, functions, variables, .. } = &mut module;
     for kernel in kernels.iter_mut() {
         variables.lay_out_shared(kernel, functions);
@@ -108,6 +114,12 @@ fn kernel(source: &Source, function: &ast::Function<'_>, index: u32) -> Result<K
 /// The largest parameter block of a kernel, as on hardware.
 const MAX_PARAM_BYTES: u32 = 32764;
 
+/// Constant memory at most: the eleven banks of hardware, in bytes.
+const MAX_CONST_BYTES: u32 = 11 * (64 << 10);
+
+/// Rows of a function at most: registers and constants that its text names.
+const MAX_ROWS: usize = 1 << 16;
+
 /// The largest frame of a function in local memory, in bytes.
 const MAX_FRAME_BYTES: u32 = 512 << 10;
 
@@ -148,6 +160,11 @@ fn function_body<'a>(
         // Falling off the end is a return.
         code.push(Inst { op: Op::Return, guard: None });
         meta.push(Meta { span: function.span, opcode: function.span, ..Meta::default() });
+    }
+    if cx.scopes.n_rows as usize + cx.constants.len() > MAX_ROWS {
+        cx.span = function.span;
+        let message = format!("more than {MAX_ROWS} registers and constants");
+        return Err(cx.error(code::LIMIT, message));
     }
     let decoded = Function {
         name: function.name.to_owned(),

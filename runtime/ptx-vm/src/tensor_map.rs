@@ -199,8 +199,9 @@ impl TensorMap {
 
     /// Bytes of the box in shared memory: what a copy adds to its mbarrier, filled elements included.
     #[must_use]
-    pub fn box_bytes(&self) -> u32 {
-        (1..self.dims.len()).fold(self.row_bytes(), |bytes, dim| bytes * self.box_extent(dim))
+    pub fn box_bytes(&self) -> u64 {
+        let rows = (1..self.dims.len()).map(|dim| u64::from(self.box_extent(dim)));
+        rows.product::<u64>() * u64::from(self.row_bytes())
     }
 
     /// The rows of the box whose first element has the given coordinates, innermost coordinate first,
@@ -211,8 +212,9 @@ impl TensorMap {
     pub fn rows(&self, coordinates: &[i32]) -> impl Iterator<Item = BoxRow> + '_ {
         assert_eq!(coordinates.len(), self.dims.len(), "a coordinate for each dimension");
         let start: Vec<i64> = coordinates.iter().copied().map(i64::from).collect();
-        let count = self.box_bytes() / self.row_bytes();
-        (0..count).map(move |index| self.row(&start, index))
+        let count = self.box_bytes() / u64::from(self.row_bytes());
+        // Whoever asks for rows has room for the box: their number fits.
+        (0..count as u32).map(move |index| self.row(&start, index))
     }
 
     /// Row `index` of the box at `start`.
@@ -228,7 +230,7 @@ impl TensorMap {
             rest /= extent;
             match u64::try_from(at) {
                 Ok(at) if at < self.dims[dim] => {
-                    address = address.wrapping_add(at * self.strides[dim - 1]);
+                    address = address.wrapping_add(at.wrapping_mul(self.strides[dim - 1]));
                 }
                 _ => inside = false,
             }
@@ -239,7 +241,7 @@ impl TensorMap {
         let high = (self.dims[0] as i64 - first).clamp(low, extent);
         let (low, high) = if inside { (low, high) } else { (0, 0) };
         BoxRow {
-            shared: index * self.row_bytes(),
+            shared: index.wrapping_mul(self.row_bytes()),
             skipped: low as u32 * bytes,
             bytes: (high - low) as u32 * bytes,
             global: address.wrapping_add_signed((first + low) * i64::from(bytes)),
@@ -334,7 +336,7 @@ mod tests {
                     seen += 4;
                 }
             }
-            prop_assert_eq!(seen, map.box_bytes());
+            prop_assert_eq!(u64::from(seen), map.box_bytes());
         }
     }
 

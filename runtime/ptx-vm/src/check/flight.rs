@@ -59,6 +59,15 @@ pub(crate) struct Engines {
     fenced: BTreeMap<(u32, usize), Snapshot>,
 }
 
+/// Accesses in flight that are remembered of one mbarrier, group or warpgroup; more never land.
+const MAX_FLIGHTS: usize = 1 << 18;
+
+fn note(flights: &mut Vec<Flight>, flight: Flight) {
+    if flights.len() < MAX_FLIGHTS {
+        flights.push(flight);
+    }
+}
+
 /// An access through the async proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AsyncAccess {
@@ -66,8 +75,6 @@ pub(crate) struct AsyncAccess {
     pub(crate) bytes: u64,
     pub(crate) touch: Touch,
     pub(crate) ending: Ending,
-    /// A copy of what is there already.
-    pub(crate) same_value: bool,
 }
 
 impl Checker {
@@ -89,8 +96,7 @@ impl Checker {
         access: AsyncAccess,
     ) -> Vec<RawFinding> {
         let order = (Order::Weak, Scope::Device);
-        let mut plain = Access::of(access.place, access.bytes, access.touch, order);
-        plain.same_value = access.same_value;
+        let plain = Access::of(access.place, access.bytes, access.touch, order);
         let mut found = Vec::new();
         if self.checks.uninitialised {
             found.extend(self.initialisation(warp, (at, lane), plain));
@@ -185,21 +191,22 @@ impl Checker {
 
     /// Notes what is in flight, and where its end will be seen.
     fn depart(&mut self, warp: &Warp, (at, lane): (&At, usize), access: AsyncAccess) {
-        let AsyncAccess { place, bytes, touch, ending, .. } = access;
+        let AsyncAccess { place, bytes, touch, ending } = access;
         let reads = touch == Touch::Read;
         let mut flight = Flight { place, bytes, reads, pc: at.pc, number: 0 };
         match ending {
             Ending::Object(object) => {
-                self.engines.objects.entry(object).or_default().flights.push(flight);
+                note(&mut self.engines.objects.entry(object).or_default().flights, flight);
             }
             Ending::Group => {
                 let thread = (warp.index * 32 + lane as u32) as usize;
-                self.engines.groups.entry((warp.cta, thread)).or_default().open.push(flight);
+                let groups = self.engines.groups.entry((warp.cta, thread)).or_default();
+                note(&mut groups.open, flight);
             }
             Ending::Product(number) => {
                 flight.number = number;
                 let warpgroup = (warp.cta, warp.index / 4);
-                self.engines.products.entry(warpgroup).or_default().push(flight);
+                note(self.engines.products.entry(warpgroup).or_default(), flight);
             }
         }
     }
@@ -252,7 +259,9 @@ impl Checker {
             watched.done.entry(cta).or_default().merge(&snapshot);
         }
         let flights = std::mem::take(&mut watched.flights);
-        watched.ended.extend(flights);
+        for flight in flights {
+            note(&mut watched.ended, flight);
+        }
     }
 
     /// A lane sees that a phase has ended.

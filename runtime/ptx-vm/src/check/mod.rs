@@ -462,9 +462,7 @@ fn follow(
     };
     let benign = |other: &Stamp| {
         // Compilers let every thread of a replicated layout store its copy of a value.
-        let stores = other.pc == stamp.pc && other.flags & IN_FLIGHT == 0;
-        // So do copies of a tile by several warps.
-        access.same_value && (stores || other.flags & stamp.flags & PROXY != 0)
+        access.same_value && other.pc == stamp.pc && other.flags & IN_FLIGHT == 0
     };
     if cell.write.cta != 0 && !ordered(&cell.write) && !benign(&cell.write) {
         conflict = Some(cell.write);

@@ -12,7 +12,9 @@ const WORD_BYTES: u64 = 4;
 /// Distinct sectors under `bytes` bytes at each address.
 pub(crate) fn sectors(addresses: impl Iterator<Item = u64>, bytes: u64) -> u64 {
     let mut touched: Vec<u64> = addresses
-        .flat_map(|first| first / SECTOR_BYTES..=(first + bytes.max(1) - 1) / SECTOR_BYTES)
+        .flat_map(|first| {
+            first / SECTOR_BYTES..=first.saturating_add(bytes.max(1) - 1) / SECTOR_BYTES
+        })
         .collect();
     touched.sort_unstable();
     touched.dedup();
@@ -39,7 +41,7 @@ pub(crate) fn wavefronts(addresses: &[Option<u64>; 32], bytes: u64) -> (u64, u64
 /// The most distinct words of one bank.
 fn phase(addresses: impl Iterator<Item = u64>, bytes: u64) -> u64 {
     let mut words: Vec<u64> = addresses
-        .flat_map(|first| first / WORD_BYTES..=(first + bytes.max(1) - 1) / WORD_BYTES)
+        .flat_map(|first| first / WORD_BYTES..=first.saturating_add(bytes.max(1) - 1) / WORD_BYTES)
         .collect();
     words.sort_unstable();
     words.dedup();

@@ -33,6 +33,9 @@ impl Ending {
     }
 }
 
+/// Copies that mbarriers have not heard of at most; beyond it they hear at once.
+const MAX_COMPLETING: usize = 1 << 16;
+
 type Done = Result<(), Fault>;
 
 fn invalid(message: String) -> Fault {
@@ -87,7 +90,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         warp: &mut Warp,
         at: (&At, usize),
         (place, bytes, touch): (Place, u64, Touch),
-        (ending, same_value): (Ending, bool),
+        ending: Ending,
     ) {
         if self.setup.options.profile {
             self.measure_bulk(at.0, place, bytes);
@@ -95,16 +98,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if !CHECK {
             return;
         }
-        let access = AsyncAccess { place, bytes, touch, ending, same_value };
+        let access = AsyncAccess { place, bytes, touch, ending };
         for found in self.checker.touch_async(warp, at, access) {
             self.report_raw(warp, found);
         }
-    }
-
-    /// Whether global memory, where the checks are to know it, holds these bytes already.
-    fn holds(&self, warp: &Warp, lane: usize, place: Place, bytes: &[u8]) -> bool {
-        let global = matches!(place, Place::Buffer(..));
-        CHECK && global && self.read_each(warp, lane, place, bytes.len()) == bytes
     }
 
     /// Any number of bytes at a place, aligned or not.
@@ -166,11 +163,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             };
             // The source is read once, however many CTAs get it.
             if index == 0 {
-                self.follow(warp, (at, lane), (from, bytes, Touch::Read), (ending, false));
+                self.follow(warp, (at, lane), (from, bytes, Touch::Read), ending);
             }
             let touch = if copy.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-            let same = self.holds(warp, lane, *to, &data);
-            self.follow(warp, (at, lane), (*to, bytes, touch), (ending, same));
+            self.follow(warp, (at, lane), (*to, bytes, touch), ending);
             match copy.reduce {
                 Some(reduce) => self.reduce_bytes(warp, lane, *to, (&data, reduce)),
                 None => self.copy_masked(warp, (at, lane), *to, (&data, copy.byte_mask)),
@@ -185,6 +181,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let Ending::Object(object) = ending else { return Ok(()) };
         self.state_of(object)?;
         let (warp, cta, lane, pc) = (warp.index, warp.cta, lane as u8, at.pc);
+        if self.completing.len() >= MAX_COMPLETING {
+            self.complete_copies();
+        }
         self.completing.push(Completing { object, bytes, warp, cta, lane, pc });
         Ok(())
     }
@@ -292,7 +291,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let message = format!("a box at shared address {address:#x}, no multiple of 128");
             return Err(invalid(message));
         }
-        let bytes = u64::from(map.box_bytes());
+        let bytes = map.box_bytes();
         let shared = self.locate_part(warp, lane, (copy.shared.space, address), (16, bytes))?;
         match &copy.direction {
             Direction::Load { mbarrier, multicast } => {
@@ -333,14 +332,14 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let ending = Ending::Object(object);
         let width = map.dtype.bytes() as usize;
         let fill = map.fill_element().to_le_bytes();
-        let bytes = u64::from(map.box_bytes());
-        self.follow(warp, (at, lane), (to, bytes, Touch::Write), (ending, false));
+        let bytes = map.box_bytes();
+        self.follow(warp, (at, lane), (to, bytes, Touch::Write), ending);
         for row in map.rows(coordinates) {
             let mut bytes = fill[..width].repeat(map.box_dims[0] as usize);
             if row.bytes > 0 {
                 let from = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
                 let read = (from, row.bytes.into(), Touch::Read);
-                self.follow(warp, (at, lane), read, (ending, false));
+                self.follow(warp, (at, lane), read, ending);
                 let inside = self.read_each(warp, lane, from, row.bytes as usize);
                 bytes[row.skipped as usize..][..row.bytes as usize].copy_from_slice(&inside);
             }
@@ -362,8 +361,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if let Some(how) = reduce.filter(|how| !how.exists_for(map.dtype)) {
             return Err(invalid(format!("no reduction {how:?} for elements {:?}", map.dtype)));
         }
-        let bytes = u64::from(map.box_bytes());
-        self.follow(warp, (at, lane), (from, bytes, Touch::Read), (Ending::Group, false));
+        let bytes = map.box_bytes();
+        self.follow(warp, (at, lane), (from, bytes, Touch::Read), Ending::Group);
         for row in map.rows(coordinates).filter(|row| row.bytes > 0) {
             let chunks = (0..map.row_bytes() / 16).flat_map(|chunk| {
                 let place = swizzled(map, from, row.shared + 16 * chunk);
@@ -374,8 +373,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let to = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
             let touch = if reduce.is_some() { Touch::Atomic } else { Touch::Write };
             let access = (to, row.bytes.into(), touch);
-            let same = self.holds(warp, lane, to, bytes);
-            self.follow(warp, (at, lane), access, (Ending::Group, same));
+            self.follow(warp, (at, lane), access, Ending::Group);
             match reduce {
                 Some(how) => self.reduce_bytes(warp, lane, to, (bytes, (how, map.dtype))),
                 None => self.write_bytes(warp, lane, to, bytes),
@@ -397,7 +395,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let object = self.object(warp, at, &store.mbarrier, lane)?;
         let ending = Ending::Object(object);
         let touch = if store.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-        self.follow(warp, (at, lane), (to, bytes as u64, touch), (ending, false));
+        self.follow(warp, (at, lane), (to, bytes as u64, touch), ending);
         let module = self.setup.module;
         for (index, row) in module.list(store.values).iter().enumerate() {
             let value = warp.row(at, *row).0[lane].to_le_bytes();

@@ -209,6 +209,14 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     /// Between turns: the bytes of copies arrive, and who waited for what is there now goes on.
     pub(super) fn settle(&mut self) {
+        self.complete_copies();
+        if !self.stopped {
+            self.wake();
+        }
+    }
+
+    /// Tells mbarriers of the bytes that have arrived.
+    pub(super) fn complete_copies(&mut self) {
         for completing in std::mem::take(&mut self.completing) {
             self.arrivals = true;
             let Err(error) = self.complete_bytes(completing.object, completing.bytes) else {
@@ -219,7 +227,6 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             self.fail(code_of(error), (&warp, 1 << completing.lane), completing.pc, message);
             return;
         }
-        self.wake();
     }
 
     /// Lets go on who waits for a phase or a warpgroup that has come.

@@ -185,17 +185,18 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         tile: &Tile,
         place: impl Fn(usize, usize) -> usize,
     ) -> Vec<f64> {
-        let bytes = tile.element.bits() as usize / 8;
+        let bits = tile.element.bits();
         let mut values = vec![0.0; tile.count * tile.depth];
+        let shared = &self.ctas[warp.cta as usize].shared;
         for (address, row, k) in tile.chunks() {
-            let chunk = &self.ctas[warp.cta as usize].shared[address as usize..][..16];
-            for (index, element) in chunk.chunks_exact(bytes).enumerate() {
-                let bits = element.iter().rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+            let chunk = std::array::from_fn(|byte| shared[address as usize + byte]);
+            let chunk = u128::from_le_bytes(chunk);
+            for index in 0..(128 / bits) as usize {
                 let at = match tile.major {
                     Major::K => place(row, k + index),
                     Major::Mn => place(row + index, k),
                 };
-                values[at] = tile.element.value(bits);
+                values[at] = tile.element.value((chunk >> (index as u32 * bits)) as u64);
             }
         }
         if CHECK {

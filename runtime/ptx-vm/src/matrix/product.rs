@@ -2,6 +2,7 @@
 
 use super::fragment::{LANES, a_index, b_index, c_index};
 use crate::number::{FloatFormat, Overflow, Rounding, decode, encode, half};
+use std::sync::Arc;
 
 /// What an operand's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,8 +143,10 @@ fn types_agree(a: Element, b: Element, c: Accumulator, d: Accumulator) -> bool {
 }
 
 /// An `mma.sync` instruction: `d = a · b + c`, `a` m × k by row, `b` k × 8 by column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mma {
+    /// Where the elements of A, B and C belong in dense matrices, by register, lane and element.
+    places: [Arc<[u16]>; 3],
     m: usize,
     k: usize,
     a: Element,
@@ -191,7 +194,22 @@ impl Mma {
         if !types_agree(a, b, c, d) || saturate && !a.is_integer() {
             return Err(ShapeError::Types);
         }
-        Ok(Self { m, k, a, b, c, d, saturate })
+        let (e, f) = (a.per_register(), b.per_register());
+        let places = [
+            places(m * k, e, |lane, register, element| {
+                let (row, column) = a_index(m, e, lane, register, element);
+                row * k + column
+            }),
+            places(k * 8, f, |lane, register, element| {
+                let (row, column) = b_index(f, lane, register, element);
+                row * 8 + column
+            }),
+            places(m * 8, 1, |lane, value, _| {
+                let (row, column) = c_index(m, lane, value);
+                row * 8 + column
+            }),
+        ];
+        Ok(Self { places, m, k, a, b, c, d, saturate })
     }
 
     /// What the elements of A are.
@@ -236,21 +254,13 @@ impl Mma {
         c: &[[R; LANES]],
     ) -> Vec<[R; LANES]> {
         assert_eq!([a.len(), b.len(), c.len()], self.registers()[..3], "registers of the operands");
-        let left = gather(a, self.a, self.m * self.k, |lane, register, element| {
-            let (row, column) = a_index(self.m, self.a.per_register(), lane, register, element);
-            row * self.k + column
-        });
-        let right = gather(b, self.b, self.k * 8, |lane, register, element| {
-            let (row, column) = b_index(self.b.per_register(), lane, register, element);
-            row * 8 + column
-        });
-        let mut sums = vec![[0f64; 8]; self.m];
+        let left = gather(a, self.a, &self.places[0]);
+        let right = gather(b, self.b, &self.places[1]);
+        let mut sums = vec![0f64; self.m * 8];
         for_each_value(c, self.c, |lane, value, bits| {
-            let (row, column) = c_index(self.m, lane, value);
-            sums[row][column] = self.c.value(bits);
+            sums[self.place(value, lane)] = self.c.value(bits);
         });
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let left = &left[row * self.k..][..self.k];
+        for (sums, left) in sums.chunks_exact_mut(8).zip(left.chunks_exact(self.k)) {
             if self.is_double() {
                 accumulate_fused(sums, left, &right);
             } else {
@@ -260,14 +270,20 @@ impl Mma {
         self.scatter(&sums)
     }
 
-    fn scatter<R: Register>(&self, sums: &[[f64; 8]]) -> Vec<[R; LANES]> {
+    /// Where value `value` of a lane belongs in C and D.
+    #[inline]
+    fn place(&self, value: usize, lane: usize) -> usize {
+        self.places[2][value * LANES + lane].into()
+    }
+
+    fn scatter<R: Register>(&self, sums: &[f64]) -> Vec<[R; LANES]> {
         let per_register = self.d.per_register();
         let mut result = vec![[R::default(); LANES]; self.registers()[3]];
         for (register, lanes) in result.iter_mut().enumerate() {
             for (lane, out) in lanes.iter_mut().enumerate() {
                 let bits = (0..per_register).fold(0, |bits, element| {
-                    let (row, column) = c_index(self.m, lane, register * per_register + element);
-                    bits | self.d.finish(sums[row][column], self.saturate) << (16 * element)
+                    let sum = sums[self.place(register * per_register + element, lane)];
+                    bits | self.d.finish(sum, self.saturate) << (16 * element)
                 });
                 *out = R::from_bits(bits);
             }
@@ -302,20 +318,27 @@ impl Register for u64 {
     }
 }
 
-/// The operand as a dense matrix of `count` values; `place` says where an element belongs.
-fn gather<R: Register>(
-    registers: &[[R; LANES]],
-    element: Element,
+/// Where each element of `count` belongs in a dense matrix, by register, lane and element.
+fn places(
     count: usize,
+    per_register: usize,
     place: impl Fn(usize, usize, usize) -> usize,
-) -> Vec<f64> {
-    let mut matrix = vec![0.0; count];
-    for (register, lanes) in registers.iter().enumerate() {
-        for (lane, held) in lanes.iter().enumerate() {
-            for part in 0..element.per_register() {
-                let bits = held.bits() >> (part as u32 * element.bits() % 64);
-                matrix[place(lane, register, part)] = element.value(bits);
-            }
+) -> Arc<[u16]> {
+    let element = |index: usize| {
+        let (register, rest) = (index / (LANES * per_register), index % (LANES * per_register));
+        place(rest / per_register, register, rest % per_register) as u16
+    };
+    (0..count).map(element).collect()
+}
+
+/// The operand as a dense matrix; `places` says where each element belongs.
+fn gather<R: Register>(registers: &[[R; LANES]], element: Element, places: &[u16]) -> Vec<f64> {
+    let mut matrix = vec![0.0; places.len()];
+    let held = registers.iter().flatten();
+    for (held, places) in held.zip(places.chunks_exact(element.per_register())) {
+        for (part, place) in places.iter().enumerate() {
+            let bits = held.bits() >> (part as u32 * element.bits() % 64);
+            matrix[usize::from(*place)] = element.value(bits);
         }
     }
     matrix
@@ -335,10 +358,10 @@ fn for_each_value<R: Register>(
     }
 }
 
-/// `sums[j] += Σ left[k] · right[k][j]` in f64, k ascending.
+/// `sums[j] += Σ left[k] · right[k][j]` in f64, k ascending; rows have the length of `sums`.
 #[inline]
-fn accumulate<const N: usize>(sums: &mut [f64; N], left: &[f64], right: &[f64]) {
-    for (factor, row) in left.iter().zip(right.chunks_exact(N)) {
+fn accumulate(sums: &mut [f64], left: &[f64], right: &[f64]) {
+    for (factor, row) in left.iter().zip(right.chunks_exact(sums.len())) {
         for (sum, value) in sums.iter_mut().zip(row) {
             *sum += factor * value;
         }
@@ -346,8 +369,8 @@ fn accumulate<const N: usize>(sums: &mut [f64; N], left: &[f64], right: &[f64]) 
 }
 
 /// As [`accumulate`], with fused multiply-adds: the products of f64 values are not exact otherwise.
-fn accumulate_fused(sums: &mut [f64; 8], left: &[f64], right: &[f64]) {
-    for (factor, row) in left.iter().zip(right.chunks_exact(8)) {
+fn accumulate_fused(sums: &mut [f64], left: &[f64], right: &[f64]) {
+    for (factor, row) in left.iter().zip(right.chunks_exact(sums.len())) {
         for (sum, value) in sums.iter_mut().zip(row) {
             *sum = factor.mul_add(*value, *sum);
         }
@@ -355,8 +378,10 @@ fn accumulate_fused(sums: &mut [f64; 8], left: &[f64], right: &[f64]) {
 }
 
 /// A `wgmma.mma_async` instruction: `d = ±a · ±b (+ d)`, 64 × n from a depth of 32 bytes of k.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wgmma {
+    /// Where the elements of a warp's part of A belong, by register, lane and element.
+    places: Arc<[u16]>,
     n: usize,
     a: Element,
     b: Element,
@@ -401,7 +426,12 @@ impl Wgmma {
         if !types_agree(a, b, d, d) || saturate && !a.is_integer() {
             return Err(ShapeError::Types);
         }
-        Ok(Self { n, a, b, d, saturate })
+        let e = a.per_register();
+        let places = places(16 * k, e, |lane, register, element| {
+            let (row, column) = a_index(16, e, lane, register, element);
+            row * k + column
+        });
+        Ok(Self { places, n, a, b, d, saturate })
     }
 
     /// Columns of the result.
@@ -443,11 +473,7 @@ impl Wgmma {
     /// A warp's 16 × depth part of A, by rows, from its registers `[register][lane]`.
     #[must_use]
     pub fn operand_of_warp(&self, registers: &[[u32; LANES]; 4]) -> Vec<f64> {
-        let depth = self.depth();
-        gather(registers, self.a, 16 * depth, |lane, register, element| {
-            let (row, column) = a_index(16, self.a.per_register(), lane, register, element);
-            row * depth + column
-        })
+        gather(registers, self.a, &self.places)
     }
 
     /// The new accumulator of one warp, in place: `registers[register][lane]`.
@@ -455,7 +481,6 @@ impl Wgmma {
     /// `a` holds the warp's 16 rows of depth values; `b` holds depth rows of n values.
     pub fn execute_warp(&self, a: &[f64], b: &[f64], scale: Scale, registers: &mut [[u32; LANES]]) {
         let depth = self.depth();
-        let negate = scale.negate_a != scale.negate_b;
         let mut sums = vec![0f64; 16 * self.n];
         if scale.accumulate {
             for_each_value(registers, self.d, |lane, value, bits| {
@@ -463,13 +488,15 @@ impl Wgmma {
                 sums[row * self.n + column] = self.d.value(bits);
             });
         }
+        let negated: Vec<f64>;
+        let a = if scale.negate_a == scale.negate_b {
+            a
+        } else {
+            negated = a.iter().map(|value| -value).collect();
+            &negated
+        };
         for (sums, left) in sums.chunks_exact_mut(self.n).zip(a.chunks_exact(depth)) {
-            for (factor, right) in left.iter().zip(b.chunks_exact(self.n)) {
-                let factor = if negate { -factor } else { *factor };
-                for (sum, value) in sums.iter_mut().zip(right) {
-                    *sum += factor * value;
-                }
-            }
+            accumulate(sums, left, b);
         }
         let per_register = self.d.per_register();
         for (register, lanes) in registers.iter_mut().enumerate() {

@@ -165,13 +165,13 @@ pub(super) fn add_to_odd(a: f64, b: f64) -> f64 {
     let sum = a + b;
     let b_seen = sum - a;
     let error = (a - (sum - b_seen)) + (b - b_seen);
+    // The error is NaN, and so gives no step, where the sum is not finite. An even sum moves one step towards
+    // the error; a sum that was rounded is not zero. Without a branch, loops over lanes vectorise.
+    let step = i64::from(error > 0.0) - i64::from(error < 0.0);
+    let step = if sum < 0.0 { -step } else { step };
     let bits = sum.to_bits();
-    if error == 0.0 || bits & 1 == 1 || !sum.is_finite() || error.is_nan() {
-        return sum;
-    }
-    // An even sum moves one step towards the error; a sum that was rounded is not zero.
-    let away = (error > 0.0) == (sum > 0.0);
-    f64::from_bits(if away { bits + 1 } else { bits - 1 })
+    let step = if bits & 1 == 1 { 0 } else { step };
+    f64::from_bits(bits.wrapping_add_signed(step))
 }
 
 #[cfg(test)]

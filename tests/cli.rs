@@ -194,3 +194,48 @@ fn messages_are_coloured_only_on_request() {
     assert!(stderr(&colored).contains('\u{1b}'));
     assert!(stdout(&colored).is_empty());
 }
+
+const KERNELS: &str = "runtime/ptx-vm/tests";
+
+#[test]
+fn a_ptx_kernel_runs_is_checked_and_gives_its_buffers_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dumped = folder.path().join("y.bin");
+    let kernel = format!("{KERNELS}/foreign/cuda_saxpy.sm_80");
+    let output = perilune(&[
+        "vm",
+        &format!("{kernel}.ptx"),
+        "--launch",
+        &format!("{kernel}.launch.ron"),
+        "--check",
+        "all",
+        "--json",
+        "--dump",
+        &format!("y={}", dumped.display()),
+    ]);
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(report["completed"], true);
+    assert!(report["mix"]["fma.rn.f32"]["lanes"].as_u64().is_some_and(|lanes| lanes > 0));
+    let expected = std::fs::read(format!("{KERNELS}/foreign/cuda_saxpy.y.expected.bin"));
+    assert_eq!(std::fs::read(dumped).expect("the dump"), expected.expect("the fixture"));
+}
+
+#[test]
+fn a_defect_in_a_ptx_kernel_is_named_with_its_line_and_is_exit_1() {
+    let kernel = format!("{KERNELS}/planted/v1101_missing_barrier");
+    let (ptx, launch) = (format!("{kernel}.ptx"), format!("{kernel}.launch.ron"));
+    let output = perilune(&["vm", &ptx, "--launch", &launch]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("V1101: ") && stdout(&output).contains("// BUG: V1101"));
+    let unchecked = perilune(&["vm", &ptx, "--launch", &launch, "--check", "none"]);
+    assert_eq!(unchecked.status.code(), Some(0), "{}", stdout(&unchecked));
+}
+
+#[test]
+fn a_text_that_is_no_ptx_is_refused_with_line_and_column() {
+    let launch = format!("{KERNELS}/planted/v1101_missing_barrier.launch.ron");
+    let output = perilune(&["vm", "README.md", "--launch", &launch]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("V0001") && stderr(&output).contains("README.md:1:1"));
+}

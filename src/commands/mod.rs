@@ -21,6 +21,7 @@ mod opt;
 mod explain;
 mod graph;
 mod parity;
+mod vm;
 mod doctor;
 
 /// Heading of the options that every command has.
@@ -56,6 +57,8 @@ enum Command {
     Opt(opt::Args),
     /// Compare forward, gradients and optimizer with an oracle folder
     Parity(parity::Args),
+    /// Run, check and count a PTX kernel on the CPU
+    Vm(vm::Args),
     /// Draw the model as Graphviz text
     Graph(graph::Args),
     /// Say more about an error code, an op, or what was decided about a node
@@ -94,6 +97,7 @@ fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
         Command::Build(args) => build::run(console, args),
         Command::Opt(args) => opt::run(console, args),
         Command::Parity(args) => parity::run(console, args),
+        Command::Vm(args) => vm::run(console, args),
         Command::Graph(args) => graph::run(console, args),
         Command::Explain(args) => explain::run(console, args),
         Command::Doctor(args) => doctor::run(console, args),

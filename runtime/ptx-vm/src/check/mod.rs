@@ -1,0 +1,530 @@
+//! Checks that follow every access: initialisation and happens-before.
+//!
+//! # Invariants
+//! - Checking changes no result: it only adds findings.
+//! - Clusters are checked one after the other, in the order of the grid; what global memory went
+//!   through is handed from one to the next.
+
+pub(crate) mod finding;
+mod clock;
+mod flight;
+mod product;
+mod shadow;
+
+use crate::execute::{At, Copied, Engine, Frame, Place, Setup, Touch, Warp, unravel};
+use crate::module::{Function, Op, Order, PRED_BIT, Scope};
+use clock::{Clocks, Snapshot, Stamp};
+pub use finding::{Checks, Finding};
+pub(crate) use finding::{RawFinding, step_limit};
+pub(crate) use flight::AsyncAccess;
+use shadow::Cell;
+pub(crate) use shadow::History;
+use std::collections::HashMap;
+
+/// The access was atomic, relaxed, acquire or release: two such are no race within their scope.
+const STRONG: u16 = 1;
+/// By a copy that nobody has waited for.
+const IN_FLIGHT: u16 = 2;
+/// By an asynchronous copy.
+const ASYNC: u16 = 4;
+/// Through the async proxy.
+const PROXY: u16 = 8;
+/// By a wgmma.
+const PRODUCT: u16 = 16;
+/// By a reduction of the copy engine: several may meet.
+const REDUCES: u16 = 32;
+/// The scope of a strong access, above these bits.
+const SCOPE_SHIFT: u32 = 8;
+
+/// An access as the checks see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    pub(crate) place: Place,
+    pub(crate) bytes: u64,
+    pub(crate) touch: Touch,
+    pub(crate) order: Order,
+    pub(crate) scope: Scope,
+    /// A store of what is there already.
+    pub(crate) same_value: bool,
+    in_flight: bool,
+}
+
+impl Access {
+    pub(crate) fn of(
+        place: Place,
+        bytes: u64,
+        touch: Touch,
+        (order, scope): (Order, Scope),
+    ) -> Self {
+        Self { place, bytes, touch, order, scope, same_value: false, in_flight: false }
+    }
+
+    /// By an asynchronous copy.
+    pub(crate) fn in_flight(self) -> Self {
+        Self { in_flight: true, ..self }
+    }
+
+    fn flags(&self) -> u16 {
+        let strong = self.order != Order::Weak || self.touch == Touch::Atomic;
+        let scope = (self.scope as u16) << SCOPE_SHIFT;
+        let flight = if self.in_flight { IN_FLIGHT | ASYNC } else { 0 };
+        flight | if strong { STRONG | scope } else { 0 }
+    }
+}
+
+/// A place that strong accesses synchronise through.
+type Location = (u32, u64);
+
+/// What the checks remember of a thread's fences.
+#[derive(Clone, Debug, Default)]
+struct Fences {
+    /// What the last releasing fence covers, and for whom.
+    released: Option<(Snapshot, Scope)>,
+    /// What relaxed loads saw, for the next acquiring fence.
+    seen: Snapshot,
+}
+
+/// The state of the checks of a cluster.
+#[derive(Debug)]
+pub(crate) struct Checker {
+    checks: Checks,
+    clocks: Vec<Clocks>,
+    history: History,
+    /// Per CTA and thread.
+    fences: Vec<HashMap<usize, Fences>>,
+    /// What was released at a location, for whom.
+    released: HashMap<Location, Vec<(Snapshot, Scope)>>,
+    /// What non-waiting arrivals at a barrier know, per CTA and barrier.
+    arrivals: HashMap<(u32, usize), Snapshot>,
+    /// Threads of a CTA; the copy engine and the tensor cores follow them in the clocks.
+    threads: usize,
+    engines: flight::Engines,
+}
+
+impl Checker {
+    pub(crate) fn new(setup: &Setup<'_>, cluster_id: [u32; 3]) -> Self {
+        let checks = setup.options.checks;
+        let threads: u32 = setup.block.iter().product();
+        let ranks: u32 = if checks.any() { setup.cluster.iter().product() } else { 0 };
+        let clock = |rank: u32| {
+            let within = unravel(rank.into(), setup.cluster);
+            let id = [0, 1, 2].map(|d| cluster_id[d] * setup.cluster[d] + within[d]);
+            let row = u64::from(id[2]) * u64::from(setup.grid[1]) + u64::from(id[1]);
+            // Beyond 2³² CTAs two may share a number; nobody waits for that many.
+            let linear = row.wrapping_mul(setup.grid[0].into()).wrapping_add(id[0].into());
+            Clocks::new(linear as u32 & (u32::MAX >> 1), threads as usize + 2)
+        };
+        let clocks: Vec<Clocks> = (0..ranks).map(clock).collect();
+        let history = if checks.any() {
+            let taken = setup.history.lock().map(|mut held| held.take()).ok().flatten();
+            let mut history = taken.unwrap_or_else(|| History::new(setup));
+            history.begin_cluster(ranks as usize, setup.shared_bytes as usize);
+            history
+        } else {
+            History::default()
+        };
+        Self {
+            checks,
+            fences: vec![HashMap::new(); clocks.len()],
+            clocks,
+            history,
+            released: HashMap::new(),
+            arrivals: HashMap::new(),
+            threads: threads as usize,
+            engines: flight::Engines::default(),
+        }
+    }
+
+    /// Hands what global memory went through to the next cluster.
+    pub(crate) fn finish(self, setup: &Setup<'_>) {
+        if let Ok(mut held) = setup.history.lock() {
+            *held = Some(self.history);
+        }
+    }
+
+    /// A frame's registers and local memory hold nothing yet.
+    pub(crate) fn enter_frame(
+        &mut self,
+        warp: &mut Warp,
+        function: &Function,
+        at: Frame,
+        mask: u32,
+    ) {
+        let rows = warp.rows.len();
+        warp.row_known.resize(rows, 0);
+        warp.pred_known.resize(warp.preds.len(), 0);
+        let first = at.rows as usize;
+        for known in &mut warp.row_known[first..first + function.registers as usize] {
+            *known &= !mask;
+        }
+        let first = at.preds as usize;
+        for known in &mut warp.pred_known[first..first + function.preds as usize] {
+            *known &= !mask;
+        }
+        let (start, end) = (at.local as usize, (at.local + function.frame_bytes) as usize);
+        warp.local_known.resize(32, Vec::new());
+        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+            let known = &mut warp.local_known[lane];
+            known.resize(known.len().max(end), false);
+            known[start..end].fill(false);
+        }
+    }
+
+    /// Bytes of a parameter keep whether they were written.
+    pub(crate) fn copy_local(
+        &mut self,
+        warp: &mut Warp,
+        lane: usize,
+        (a, b): (usize, usize),
+        n: usize,
+    ) {
+        warp.local_known[lane].copy_within(a..a + n, b);
+    }
+
+    /// Follows one access of one lane.
+    pub(crate) fn touch(
+        &mut self,
+        warp: &mut Warp,
+        (at, lane): (&At, usize),
+        access: Access,
+    ) -> Option<RawFinding> {
+        let mut found = None;
+        if self.checks.uninitialised {
+            found = self.initialisation(warp, (at, lane), access);
+        }
+        if self.checks.races
+            && !matches!(access.place, Place::Local(_) | Place::Const(_) | Place::Param(_))
+        {
+            found = found.or(self.race(warp, (at, lane), access));
+        }
+        found
+    }
+
+    fn initialisation(
+        &mut self,
+        warp: &mut Warp,
+        (at, lane): (&At, usize),
+        access: Access,
+    ) -> Option<RawFinding> {
+        let (known, offset) = match access.place {
+            Place::Buffer(index, offset) => (self.history.known_global(index)?, offset),
+            Place::Shared(rank, offset) => (self.history.known_shared(rank), offset),
+            Place::Local(offset) => (&mut warp.local_known[lane], offset),
+            Place::Const(_) | Place::Param(_) => return None,
+        };
+        let (start, end) = (offset as usize, (offset + access.bytes) as usize);
+        let bytes = known.get_mut(start..end)?;
+        if access.touch == Touch::Write {
+            bytes.fill(true);
+            return None;
+        }
+        let missing = bytes.iter().position(|known| !known)?;
+        bytes.fill(true);
+        let message = format!("byte {} of {} bytes was never written", missing, access.bytes);
+        Some(raw(finding::UNINITIALISED, (warp, lane), at.pc, None, message))
+    }
+
+    fn race(
+        &mut self,
+        warp: &Warp,
+        (at, lane): (&At, usize),
+        access: Access,
+    ) -> Option<RawFinding> {
+        let thread = (warp.index * 32 + lane as u32) as u16;
+        let clocks = &self.clocks[warp.cta as usize];
+        let stamp = clocks.stamp(thread, at.pc, access.flags());
+        let granule = self.history.granule;
+        let (Place::Shared(_, offset) | Place::Buffer(_, offset)) = access.place else {
+            return None;
+        };
+        let mut conflict = None;
+        for index in offset / granule..=(offset + access.bytes - 1) / granule {
+            let (cell, readers) = match access.place {
+                Place::Shared(rank, _) => self.history.shared_cell(rank, index),
+                Place::Buffer(buffer, _) => self.history.global_cell(buffer, index),
+                _ => return None,
+            };
+            let other = follow(clocks, thread, cell, readers, (&stamp, &access));
+            conflict = conflict.or(other);
+        }
+        if access.flags() & STRONG != 0 {
+            self.synchronise(warp.cta, thread.into(), access);
+        }
+        let other = conflict?;
+        let code = race_code(access.place, other.flags | stamp.flags);
+        let message = conflict_message(&other, &stamp, access.touch);
+        Some(raw(code, (warp, lane), at.pc, Some(other.pc), message))
+    }
+
+    /// A strong access hands on what was released at its place, and takes it up.
+    fn synchronise(&mut self, rank: u32, thread: usize, access: Access) {
+        let location = match access.place {
+            Place::Shared(rank, offset) => (rank | 1 << 31, offset),
+            Place::Buffer(index, offset) => (index, offset),
+            _ => return,
+        };
+        let clocks = &mut self.clocks[rank as usize];
+        let fences = self.fences[rank as usize].entry(thread).or_default();
+        if access.touch != Touch::Write {
+            for (snapshot, scope) in self.history.released(&mut self.released, location) {
+                if (*scope).min(access.scope) == Scope::Cta && snapshot.cta != clocks.cta {
+                    continue;
+                }
+                if access.order.acquires() {
+                    clocks.acquire(thread, snapshot);
+                } else {
+                    fences.seen.merge(snapshot);
+                }
+            }
+        }
+        if access.touch == Touch::Read {
+            return;
+        }
+        let published = if access.order.releases() {
+            Some((clocks.release(thread), access.scope))
+        } else {
+            fences.released.clone().map(|(snapshot, scope)| (snapshot, scope.min(access.scope)))
+        };
+        let held = self.history.released(&mut self.released, location);
+        // A store begins anew; a read-modify-write continues what was released before.
+        if access.touch == Touch::Write {
+            held.clear();
+        }
+        held.extend(published);
+    }
+
+    /// `fence` and `membar`.
+    pub(crate) fn fence(&mut self, warp: &Warp, active: u32, order: Order, scope: Scope) {
+        if !self.checks.races {
+            return;
+        }
+        let clocks = &mut self.clocks[warp.cta as usize];
+        for lane in (0..32).filter(|lane| active >> lane & 1 != 0) {
+            let thread = (warp.index * 32 + lane) as usize;
+            let fences = self.fences[warp.cta as usize].entry(thread).or_default();
+            if order.acquires() && fences.seen.cta != 0 {
+                let seen = std::mem::take(&mut fences.seen);
+                clocks.acquire(thread, &seen);
+            }
+            if order.releases() {
+                fences.released = Some((clocks.release(thread), scope));
+            }
+        }
+    }
+
+    /// Threads that meet, all told what each of them knows.
+    fn meet(&mut self, rank: u32, threads: &[usize], mut known: Snapshot) {
+        let clocks = &mut self.clocks[rank as usize];
+        for thread in threads {
+            known.merge(&clocks.release(*thread));
+        }
+        for thread in threads {
+            clocks.acquire(*thread, &known);
+        }
+    }
+
+    /// `bar.warp.sync`.
+    pub(crate) fn warp_barrier(&mut self, warp: &Warp, active: u32) {
+        if self.checks.races {
+            let threads: Vec<usize> = threads_of(warp.index, active).collect();
+            self.meet(warp.cta, &threads, Snapshot::default());
+        }
+    }
+
+    /// Threads arrive at a barrier and do not wait.
+    pub(crate) fn arrive(&mut self, warp: &Warp, active: u32, id: usize) {
+        if !self.checks.races {
+            return;
+        }
+        for thread in threads_of(warp.index, active) {
+            let released = self.clocks[warp.cta as usize].release(thread);
+            self.arrivals.entry((warp.cta, id)).or_default().merge(&released);
+        }
+    }
+
+    /// A barrier opens for those that wait at it.
+    pub(crate) fn release(&mut self, rank: u32, id: usize, waiting: &[u32], everyone: bool) {
+        if !self.checks.races {
+            return;
+        }
+        let known = self.arrivals.remove(&(rank, id)).unwrap_or_default();
+        if everyone {
+            self.clocks[rank as usize].next_generation();
+            return;
+        }
+        let each = waiting.iter().enumerate();
+        let threads: Vec<usize> =
+            each.flat_map(|(warp, mask)| threads_of(warp as u32, *mask)).collect();
+        self.meet(rank, &threads, known);
+    }
+
+    /// The cluster meets.
+    pub(crate) fn release_cluster(&mut self) {
+        if !self.checks.races {
+            return;
+        }
+        let all: Vec<(u32, u32)> = self.clocks.iter().map(|c| (c.cta, c.generation + 1)).collect();
+        for clocks in &mut self.clocks {
+            clocks.next_generation();
+            for (cta, generation) in &all {
+                if *cta != clocks.cta {
+                    clocks.tell_all(*cta, *generation);
+                }
+            }
+        }
+    }
+
+    /// A copy that its thread waited for is a write of that thread from now on.
+    pub(crate) fn landed(&mut self, warp: &Warp, copied: Copied) {
+        if !self.checks.races {
+            return;
+        }
+        let thread = (warp.index * 32 + u32::from(copied.lane)) as u16;
+        let stamp = self.clocks[warp.cta as usize].stamp(thread, copied.pc, ASYNC);
+        let granule = self.history.granule;
+        let (first, end) = (u64::from(copied.at), u64::from(copied.at) + u64::from(copied.bytes));
+        for index in first / granule..=(end - 1) / granule {
+            let (cell, _) = self.history.shared_cell(warp.cta, index);
+            let own = cell.write.thread == thread && cell.write.pc == copied.pc;
+            if own && cell.write.flags & IN_FLIGHT != 0 {
+                cell.write = stamp;
+            }
+        }
+    }
+}
+
+fn threads_of(warp: u32, mask: u32) -> impl Iterator<Item = usize> {
+    (0..32).filter(move |lane| mask >> lane & 1 != 0).map(move |lane| (warp * 32 + lane) as usize)
+}
+
+fn raw(
+    code: &'static str,
+    (warp, lane): (&Warp, usize),
+    instruction: u32,
+    other: Option<u32>,
+    message: String,
+) -> RawFinding {
+    let (warp, lane, cta) = (warp.index, lane as u32, [0; 3]);
+    RawFinding { code, instruction, other, cta, warp, lane, count: 1, message }
+}
+
+/// The code of a race between accesses with these flags.
+fn race_code(place: Place, flags: u16) -> &'static str {
+    match place {
+        _ if flags & PRODUCT != 0 => finding::WGMMA_RACE,
+        _ if flags & ASYNC != 0 => finding::ASYNC_RACE,
+        Place::Shared(..) => finding::SHARED_RACE,
+        _ => finding::GLOBAL_RACE,
+    }
+}
+
+fn conflict_message(other: &Stamp, stamp: &Stamp, touch: Touch) -> String {
+    let what = match touch {
+        Touch::Read => "reads",
+        Touch::Write => "writes",
+        Touch::Atomic => "updates",
+    };
+    let who = match other.cta == stamp.cta {
+        true => format!("thread {}", other.thread),
+        false => format!("thread {} of CTA {}", other.thread, other.cta.wrapping_sub(1)),
+    };
+    if other.flags & PROXY != 0 {
+        let engine = if other.flags & PRODUCT != 0 { "wgmma" } else { "bulk copy" };
+        let state =
+            if other.flags & IN_FLIGHT != 0 { "in flight" } else { "it has not waited for" };
+        return format!("thread {} {what} what a {engine} {state} touches", stamp.thread);
+    }
+    if other.flags & IN_FLIGHT != 0 {
+        return format!("thread {} {what} what a copy of {who} still moves", stamp.thread);
+    }
+    format!("thread {} {what} what {who} touches, and nothing orders them", stamp.thread)
+}
+
+/// Whether two strong accesses include each other in their scopes.
+fn morally_strong(a: &Stamp, b: &Stamp) -> bool {
+    let wide = |stamp: &Stamp| stamp.flags >> SCOPE_SHIFT > Scope::Cta as u16;
+    a.flags & b.flags & STRONG != 0 && (a.cta == b.cta || (wide(a) && wide(b)))
+}
+
+/// Follows an access in one cell, and gives the access it races with.
+fn follow(
+    clocks: &Clocks,
+    thread: u16,
+    cell: &mut Cell,
+    readers: &mut shadow::Readers,
+    (stamp, access): (&Stamp, &Access),
+) -> Option<Stamp> {
+    let mut conflict = None;
+    let ordered = |other: &Stamp| {
+        let flying = other.flags & IN_FLIGHT != 0;
+        other.flags & stamp.flags & REDUCES != 0
+            || !flying && (clocks.knows(thread, other) || morally_strong(other, stamp))
+    };
+    let benign = |other: &Stamp| {
+        // Compilers let every thread of a replicated layout store its copy of a value.
+        access.same_value && other.pc == stamp.pc && other.flags & IN_FLIGHT == 0
+    };
+    if cell.write.cta != 0 && !ordered(&cell.write) && !benign(&cell.write) {
+        conflict = Some(cell.write);
+    }
+    if access.touch == Touch::Read {
+        readers.add(cell, *stamp, |other| clocks.knows(thread, other));
+        return conflict;
+    }
+    let read = readers.unordered(cell, |other| {
+        let own = other.cta == clocks.cta && other.thread == thread;
+        ordered(other) || (own && other.flags & IN_FLIGHT == 0)
+    });
+    cell.write = *stamp;
+    readers.clear(cell);
+    // The readers came after the writer.
+    read.or(conflict)
+}
+
+impl<const CHECK: bool> Engine<'_, CHECK> {
+    /// Every register an instruction reads has a value, for the lanes that execute it.
+    pub(crate) fn check_read_registers(&mut self, warp: &mut Warp, at: &At) {
+        if !self.setup.options.checks.uninitialised {
+            return;
+        }
+        let module = self.setup.module;
+        let meta = &module.meta[at.pc as usize];
+        let mut unknown = 0;
+        for read in module.list(meta.reads) {
+            let (known, mask) = match read & PRED_BIT {
+                0 => (&mut warp.row_known[at.rows + *read as usize], at.active),
+                _ => {
+                    let pred = read & !PRED_BIT;
+                    let guard = module.code[at.pc as usize].guard.is_some_and(|g| g.pred == pred);
+                    let mask = if guard { at.mask } else { at.active };
+                    (&mut warp.pred_known[at.preds + pred as usize], mask)
+                }
+            };
+            unknown |= mask & !*known;
+            *known |= mask;
+        }
+        if unknown != 0 {
+            let message = "a register that was never written".to_owned();
+            self.report(finding::REGISTER, (warp, unknown), at.pc, message);
+        }
+        // What waits for other lanes has written nothing yet, and comes here again.
+        for written in module.list(meta.writes) {
+            match written & PRED_BIT {
+                0 => warp.row_known[at.rows + *written as usize] |= at.active,
+                _ => warp.pred_known[at.preds + (written & !PRED_BIT) as usize] |= at.active,
+            }
+        }
+    }
+}
+
+/// Whether threads of this module meet in other ways than at barriers for the whole CTA.
+fn meets_partly(setup: &Setup<'_>) -> bool {
+    setup.module.code.iter().any(|inst| match &inst.op {
+        Op::BarWarp { .. } | Op::Fence(..) | Op::ClusterWait => true,
+        Op::Mbarrier(_) | Op::Bulk(_) | Op::Wgmma(_) => true,
+        Op::Bar { threads, .. } => threads.is_some(),
+        Op::Atomic(atomic) => atomic.order.acquires() || atomic.order.releases(),
+        Op::Load(transfer) | Op::Store(transfer) => transfer.order != Order::Weak,
+        _ => false,
+    })
+}

@@ -1,0 +1,255 @@
+//! The machine's front: a launch to its outcome, clusters spread over host threads.
+
+use super::cluster::{Engine, Report};
+use super::setup::{self, Extents, Setup};
+use crate::check::{Checks, Finding};
+use crate::count::Counters;
+use crate::launch::Launch;
+use crate::memory::Memory;
+use crate::module::{Kernel, Module};
+use crate::source::LoadError;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to check beside what always stops a kernel (bounds, alignment, barriers).
+    pub checks: Checks,
+    /// Host threads; 0 for as many as the machine has. Results do not depend on it.
+    pub threads: usize,
+    /// Warp instructions that the whole grid may execute.
+    pub step_limit: u64,
+    /// Whether memory requests are counted, for a [`Profile`](crate::Profile).
+    pub profile: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { checks: Checks::none(), threads: 0, step_limit: 1 << 32, profile: false }
+    }
+}
+
+/// What a launch left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Memory afterwards; buffers by the names of the launch.
+    pub memory: Memory,
+    /// What was wrong, in the order of the text.
+    pub findings: Vec<Finding>,
+    /// What was executed.
+    pub counters: Counters,
+    /// Whether every thread came to its end.
+    pub completed: bool,
+}
+
+impl Outcome {
+    /// The bytes of a buffer.
+    #[must_use]
+    pub fn buffer(&self, name: &str) -> Option<Vec<u8>> {
+        self.memory.read(name)
+    }
+}
+
+/// A kernel of `module` by name.
+fn kernel<'m>(module: &'m Module, entry: &str) -> Result<&'m Kernel, LoadError> {
+    module.kernels().iter().find(|kernel| kernel.name == entry).ok_or_else(|| {
+        let message = format!("no kernel is called `{entry}`");
+        module.source.error(crate::code::LAUNCH, crate::Span::default(), message)
+    })
+}
+
+/// Runs kernels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine;
+
+impl Machine {
+    /// Runs what `launch` describes, in fresh memory.
+    ///
+    /// # Errors
+    /// V0006 if the launch does not fit the kernel. What goes wrong while the kernel runs is in
+    /// [`Outcome::findings`].
+    ///
+    /// # Examples
+    /// ```
+    /// use perilune_ptx_vm::{Launch, Machine, Module, Options};
+    /// let ptx = r#"
+    /// .version 8.0
+    /// .target sm_80
+    /// .address_size 64
+    /// .entry double(.param .u64 x) {
+    ///     .reg .b32 %r<3>;
+    ///     .reg .b64 %rd<4>;
+    ///     ld.param.u64 %rd1, [x];
+    ///     mov.u32 %r1, %tid.x;
+    ///     mul.wide.u32 %rd2, %r1, 4;
+    ///     add.u64 %rd3, %rd1, %rd2;
+    ///     ld.global.u32 %r2, [%rd3];
+    ///     shl.b32 %r2, %r2, 1;
+    ///     st.global.u32 [%rd3], %r2;
+    ///     ret;
+    /// }"#;
+    /// let launch = r#"Launch(
+    ///     entry: "double", grid: (1, 1, 1), block: (2, 1, 1),
+    ///     params: [Buffer(name: "x", bytes: 8, init: Bytes([1, 0, 0, 0, 2, 0, 0, 0]))],
+    /// )"#;
+    /// let outcome =
+    ///     Machine::run(&Module::parse(ptx)?, &Launch::parse(launch)?, &Options::default())?;
+    /// assert!(outcome.findings.is_empty());
+    /// assert_eq!(outcome.buffer("x").unwrap(), [2, 0, 0, 0, 4, 0, 0, 0]);
+    /// # Ok::<(), perilune_ptx_vm::LoadError>(())
+    /// ```
+    pub fn run(module: &Module, launch: &Launch, options: &Options) -> Result<Outcome, LoadError> {
+        let kernel = kernel(module, &launch.entry)?;
+        let triple = |(x, y, z): (u32, u32, u32)| [x, y, z];
+        let extents = Extents {
+            grid: triple(launch.grid),
+            block: triple(launch.block),
+            cluster: launch.cluster.map(triple),
+            shared_bytes: launch.shared_bytes,
+        };
+        setup::check_extents(module, kernel, extents)?;
+        let mut memory = Memory::default();
+        let params = setup::parameters(module, kernel, launch, &mut memory)?;
+        Self::run_with(module, &launch.entry, extents, (params, memory), options)
+    }
+
+    /// Runs a kernel on memory and a parameter block of the caller's making.
+    ///
+    /// # Errors
+    /// V0006 if extents or parameters do not fit the kernel.
+    pub fn run_with(
+        module: &Module,
+        entry: &str,
+        extents: Extents,
+        (params, mut memory): (Vec<u8>, Memory),
+        options: &Options,
+    ) -> Result<Outcome, LoadError> {
+        let kernel = kernel(module, entry)?;
+        let cluster = setup::check_extents(module, kernel, extents)?;
+        if params.len() != kernel.param_bytes as usize {
+            let (have, want) = (params.len(), kernel.param_bytes);
+            let message = format!("the kernel takes {want} bytes of parameters, not {have}");
+            return Err(setup::refused(module, kernel, message));
+        }
+        let kept = memory.buffers.len();
+        let Some(globals) = setup::place_globals(module, &mut memory) else {
+            let message = "the module's variables are larger than memory".to_owned();
+            return Err(setup::refused(module, kernel, message));
+        };
+        let constants = setup::initialise(module, &globals, &memory);
+        let setup = Setup {
+            module,
+            kernel,
+            memory: &memory,
+            options,
+            grid: extents.grid,
+            block: extents.block,
+            cluster,
+            params,
+            constants,
+            fills: setup::fills(module, kernel, &globals),
+            shared_bytes: kernel.dynamic_shared.max(kernel.shared_bytes) + extents.shared_bytes,
+            dynamic_bytes: extents.shared_bytes,
+            history: Mutex::new(None),
+        };
+        let merged = run_grid(&setup);
+        drop(setup);
+        memory.buffers.truncate(kept);
+        let Merged { findings, counters, completed, .. } = merged;
+        let findings = findings.into_values().collect();
+        Ok(Outcome { memory, findings, counters, completed })
+    }
+}
+
+/// Reports of clusters, put together in the order of the grid.
+struct Merged {
+    findings: BTreeMap<(u32, &'static str), Finding>,
+    counters: Counters,
+    completed: bool,
+    steps: u64,
+    /// Reports that came before their turn.
+    early: BTreeMap<u64, Report>,
+    next: u64,
+    stopped: bool,
+}
+
+impl Merged {
+    /// Takes the report of cluster `index`, and those that waited for it.
+    fn take(&mut self, setup: &Setup<'_>, index: u64, report: Report) {
+        self.early.insert(index, report);
+        while !self.stopped {
+            let Some(report) = self.early.remove(&self.next) else { return };
+            self.next += 1;
+            self.steps = self.steps.saturating_add(report.steps);
+            self.completed &= report.completed;
+            self.counters.add(&report.counters);
+            for finding in report.findings {
+                let finding = finding.placed(setup.module);
+                let key = (finding.instruction, finding.code);
+                self.findings
+                    .entry(key)
+                    .and_modify(|f| f.count += finding.count)
+                    .or_insert(finding);
+            }
+            // Without a limit of its own the cluster may have run longer than what was left.
+            if self.steps > setup.options.step_limit || report.out_of_steps {
+                let limit = crate::check::step_limit(setup, report.last_pc);
+                self.findings.entry((limit.instruction, limit.code)).or_insert(limit);
+                self.completed = false;
+                self.stopped = true;
+            }
+        }
+    }
+}
+
+fn run_grid(setup: &Setup<'_>) -> Merged {
+    let clusters: u64 = (0..3).map(|dim| u64::from(setup.grid[dim] / setup.cluster[dim])).product();
+    let merged = Mutex::new(Merged {
+        findings: BTreeMap::new(),
+        counters: Counters::new(setup.module),
+        completed: true,
+        steps: 0,
+        early: BTreeMap::new(),
+        next: 0,
+        stopped: false,
+    });
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= clusters || stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let report = Engine::run(setup, index);
+            let Ok(mut merged) = merged.lock() else { return };
+            merged.take(setup, index, report);
+            stop.store(merged.stopped, Ordering::Relaxed);
+        }
+    };
+    let threads = threads(setup, clusters);
+    if threads <= 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(work);
+            }
+        });
+    }
+    merged.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Host threads for this launch: one where the order of CTAs may show.
+fn threads(setup: &Setup<'_>, clusters: u64) -> u64 {
+    if setup.options.checks.any() || super::order::shows(setup) {
+        return 1;
+    }
+    let wanted = match setup.options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        wanted => wanted,
+    };
+    (wanted as u64).min(clusters)
+}

@@ -1,0 +1,194 @@
+//! `perilune vm FILE.ptx --launch LAUNCH.ron`: runs a kernel in the PTX virtual machine.
+//!
+//! # Invariants
+//! - Exit 0 means: every thread ended, no check found anything, and every expected buffer agrees.
+//! - Dumps are written also when a check found something, so that one can look.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use perilune_ptx_vm::{
+    Checks, Count, Extents, Finding, Launch, LoadError, Machine, Mismatch, Module, Options,
+    Outcome, Profile,
+};
+use serde_json::{Value, json};
+
+use crate::commands::write_file;
+use crate::console::Console;
+use crate::exit::{Exit, Failure};
+
+/// Arguments of `vm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The PTX text
+    #[arg(value_name = "FILE.ptx")]
+    file: PathBuf,
+    /// What to launch: entry, grid, block, parameters, expected results
+    #[arg(long, value_name = "LAUNCH.ron")]
+    launch: PathBuf,
+    /// Checks beside bounds, alignment and barriers: `all`, `none`, or of `uninitialised,races`
+    #[arg(long, default_value = "all", value_name = "CHECKS", value_parser = checks)]
+    check: Checks,
+    /// Count memory requests too, and show the whole profile of the launch
+    #[arg(long)]
+    profile: bool,
+    /// Write a buffer to a file afterwards
+    #[arg(long, value_name = "NAME=FILE", value_parser = dump)]
+    dump: Vec<(String, PathBuf)>,
+    /// Threads to run CTAs on; results do not depend on it
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Warp instructions to execute at most
+    #[arg(long, default_value_t = 1 << 32, value_name = "N")]
+    steps: u64,
+}
+
+fn checks(text: &str) -> Result<Checks, String> {
+    Checks::named(text).ok_or_else(|| {
+        "expected `all`, `none`, or a list of `uninitialised` and `races`".to_owned()
+    })
+}
+
+fn dump(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("expected NAME=FILE")?;
+    Ok((name.to_owned(), PathBuf::from(file)))
+}
+
+pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
+    let module = read_module(&args.file)?;
+    let launch = Launch::read(&args.launch).map_err(|error| refused(&error))?;
+    let options = Options {
+        checks: args.check,
+        threads: args.threads,
+        step_limit: args.steps,
+        profile: args.profile,
+    };
+    let outcome = Machine::run(&module, &launch, &options).map_err(|error| refused(&error))?;
+    for (name, path) in &args.dump {
+        let bytes = outcome.buffer(name).ok_or_else(|| no_buffer(name))?;
+        write_file(path, &bytes)?;
+    }
+    let mismatches =
+        launch.compare(|name| outcome.buffer(name)).map_err(|error| refused(&error))?;
+    let profile = args.profile.then(|| profile(&module, &launch, &outcome)).flatten();
+    if console.json {
+        let mut report = report_json(&outcome, &mismatches, &outcome.counters.mix(&module));
+        if let Some(profile) = &profile {
+            report["profile"] = serde_json::to_value(profile)
+                .map_err(|error| Failure::internal(format!("a profile is no JSON: {error}")))?;
+        }
+        console.json(&report);
+    } else {
+        let counts = match &profile {
+            Some(profile) => profile.to_string(),
+            None => mix_text(&outcome.counters.mix(&module)),
+        };
+        console.data(&report_text(&outcome, &mismatches, &counts));
+    }
+    let good = outcome.completed && outcome.findings.is_empty() && mismatches.is_empty();
+    Ok(if good { Exit::Ok } else { Exit::Spec })
+}
+
+fn profile(module: &Module, launch: &Launch, outcome: &Outcome) -> Option<Profile> {
+    let triple = |(x, y, z): (u32, u32, u32)| [x, y, z];
+    let extents = Extents {
+        grid: triple(launch.grid),
+        block: triple(launch.block),
+        cluster: launch.cluster.map(triple),
+        shared_bytes: launch.shared_bytes,
+    };
+    Profile::new(module, &launch.entry, extents, &outcome.counters, None)
+}
+
+fn read_module(path: &Path) -> Result<Module, Failure> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::input(format!("cannot read `{name}`: {error}")))?;
+    // What is no UTF-8 shows as a character that is no PTX, and is refused at its place.
+    let text = String::from_utf8_lossy(&bytes);
+    Module::parse_named(&name, &text).map_err(|error| refused(&error))
+}
+
+fn refused(error: &LoadError) -> Failure {
+    Failure::input(error.to_string())
+}
+
+fn no_buffer(name: &str) -> Failure {
+    Failure::new(Exit::Usage, format!("the launch has no buffer `{name}`"))
+        .help("`--dump` takes the name of a `Buffer` of the launch")
+}
+
+/// The opcodes executed most, first.
+fn by_count(mix: &BTreeMap<String, Count>) -> Vec<(&String, &Count)> {
+    let mut sorted: Vec<(&String, &Count)> = mix.iter().collect();
+    sorted.sort_by_key(|(name, count)| (std::cmp::Reverse(count.lanes), *name));
+    sorted
+}
+
+fn mix_text(mix: &BTreeMap<String, Count>) -> String {
+    let mut text = String::new();
+    for (name, count) in by_count(mix) {
+        let _ = writeln!(text, "{:>14} {name}", count.lanes);
+    }
+    text
+}
+
+fn report_text(outcome: &Outcome, mismatches: &[Mismatch], counts: &str) -> String {
+    let mut text = String::new();
+    for finding in &outcome.findings {
+        let _ = writeln!(text, "{finding}\n");
+    }
+    for wrong in mismatches {
+        let Mismatch { buffer, element, got, want, count } = wrong;
+        let _ = writeln!(
+            text,
+            "`{buffer}` has {count} wrong elements, first [{element}]: {got} where {want} is right\n"
+        );
+    }
+    let total = outcome.counters.total();
+    let _ = writeln!(text, "{} warp instructions, {} by lanes", total.warps, total.lanes);
+    let _ = writeln!(text, "{}", counts.trim_end());
+    let verdict = match (outcome.completed, outcome.findings.len() + mismatches.len()) {
+        (true, 0) => "completed, nothing found".to_owned(),
+        (true, problems) => format!("completed, {problems} problems"),
+        (false, problems) => format!("did not complete, {problems} problems"),
+    };
+    text.push_str(&verdict);
+    text
+}
+
+fn report_json(outcome: &Outcome, mismatches: &[Mismatch], mix: &BTreeMap<String, Count>) -> Value {
+    let total = outcome.counters.total();
+    let findings: Vec<Value> = outcome.findings.iter().map(finding_json).collect();
+    let mismatches: Vec<Value> = mismatches
+        .iter()
+        .map(|wrong| {
+            json!({
+                "buffer": wrong.buffer, "element": wrong.element, "got": wrong.got,
+                "want": wrong.want, "count": wrong.count,
+            })
+        })
+        .collect();
+    let mix: serde_json::Map<String, Value> = mix
+        .iter()
+        .map(|(name, count)| (name.clone(), json!({"warps": count.warps, "lanes": count.lanes})))
+        .collect();
+    json!({
+        "version": 1, "completed": outcome.completed, "findings": findings,
+        "mismatches": mismatches, "warp_instructions": total.warps,
+        "lane_instructions": total.lanes, "mix": mix,
+    })
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    let origin = finding.origin.as_ref().map(|(file, line)| json!({"file": file, "line": line}));
+    let other =
+        finding.other.as_ref().map(|(place, text)| json!({"line": place.line, "text": text}));
+    json!({
+        "code": finding.code, "message": finding.message, "file": finding.file,
+        "line": finding.position.line, "column": finding.position.column, "text": finding.text,
+        "origin": origin, "other": other, "cta": finding.cta, "warp": finding.warp,
+        "lane": finding.lane, "count": finding.count,
+    })
+}

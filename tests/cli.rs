@@ -151,6 +151,37 @@ fn a_short_training_run_leaves_metrics_plan_weights_and_report() {
 }
 
 #[test]
+fn a_plan_file_is_shown_and_a_damaged_one_is_refused_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let whole = path("whole.plan");
+    let built = perilune(&["build", "models/k2-nano/train.ron", "--emit", "plan", "-o", &whole]);
+    assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
+    let shown = json(&perilune(&["plan", &whole, "--json"]));
+    assert_eq!(shown["target"], "cpu");
+    assert!(shown["entries"].as_array().is_some_and(|e| e.iter().any(|e| e["name"] == "init")));
+    let kernel = shown["kernels"][0]["name"].as_str().expect("a name");
+    assert!(stdout(&perilune(&["plan", &whole, "--kernel", kernel])).starts_with("function"));
+    assert_eq!(perilune(&["plan", &whole, "--kernel", "nobody"]).status.code(), Some(1));
+
+    let bytes = std::fs::read(&whole).expect("the plan");
+    let mut edited = bytes.clone();
+    let at = bytes.len() / 2;
+    edited[at] = if edited[at] == b'1' { b'2' } else { b'1' };
+    let short = bytes[..bytes.len() / 3].to_vec();
+    let other = b"perilune-plan 999\n".to_vec();
+    for (name, content) in
+        [("edited", edited), ("short", short), ("other", other), ("empty", vec![])]
+    {
+        let file = path(name);
+        std::fs::write(&file, content).expect("a file");
+        let output = perilune(&["plan", &file]);
+        assert_eq!(output.status.code(), Some(13), "{name}");
+        assert!(output.stdout.is_empty() && stderr(&output).contains("help:"), "{name}");
+    }
+}
+
+#[test]
 fn the_drawing_of_a_model_has_a_box_for_each_layer() {
     let output = perilune(&["graph", "models/k2-nano/model.ron", "--depth", "2"]);
     let text = stdout(&output);

@@ -18,6 +18,7 @@ mod check;
 mod train;
 mod build;
 mod opt;
+mod plan;
 mod explain;
 mod graph;
 mod parity;
@@ -55,6 +56,8 @@ enum Command {
     Build(build::Args),
     /// Take the text of one stage to another
     Opt(opt::Args),
+    /// Check a plan file and say what it holds
+    Plan(plan::Args),
     /// Compare forward, gradients and optimizer with an oracle folder
     Parity(parity::Args),
     /// Run, check and count a PTX kernel on the CPU
@@ -96,6 +99,7 @@ fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
         Command::Train(args) => train::run(console, args),
         Command::Build(args) => build::run(console, args),
         Command::Opt(args) => opt::run(console, args),
+        Command::Plan(args) => plan::run(console, args),
         Command::Parity(args) => parity::run(console, args),
         Command::Vm(args) => vm::run(console, args),
         Command::Graph(args) => graph::run(console, args),

@@ -9,9 +9,8 @@ use crate::diagnostic::InternalError;
 use crate::elaborate::Elaborated;
 use crate::graph::Graph;
 use crate::import::import;
-use crate::lower::{Lowered, Target, lower_kernel};
+use crate::lower::{Lowered, Target, lower_as};
 use crate::mlir::Mlir;
-use crate::passes::fuse::Decision;
 use crate::plan;
 use crate::program::{Kernel, Program};
 use crate::stages;
@@ -19,10 +18,8 @@ use crate::stages;
 /// What the pipeline made on the way to a plan.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// The program after the last pass.
+    /// The program after the last pass; its calls carry what fusion decided.
     pub program: Program,
-    /// Every fusion tried, with its outcome.
-    pub decisions: Vec<Decision>,
     /// The plan.
     pub plan: Plan,
 }
@@ -50,9 +47,9 @@ pub fn compile_graphs(
     target: Target,
 ) -> Result<Compiled, InternalError> {
     let mut program = import(name, graphs);
-    let decisions = optimize(&mut program);
+    optimize(&mut program);
     let plan = emit(&program, target)?;
-    Ok(Compiled { program, decisions, plan })
+    Ok(Compiled { program, plan })
 }
 
 /// Lowers the kernels of a program after its last pass; gives its plan.
@@ -62,16 +59,16 @@ pub fn compile_graphs(
 pub fn emit(program: &Program, target: Target) -> Result<Plan, InternalError> {
     let mlir = Mlir::new();
     let mut text =
-        |kernel: &Kernel| lower_kernel(&mlir, kernel, target).map(|l| declare(kernel, l));
-    plan::build(program, target.name(), &mut text)
+        |kernel: &Kernel, rows: Option<u64>| lower_as(&mlir, kernel, rows, target).map(declare);
+    plan::build(program, target, &mut text)
 }
 
 /// The passes between import and lowering.
-pub fn optimize(program: &mut Program) -> Vec<Decision> {
-    stages::advance(program, 0, stages::STAGES.len() - 1)
+pub fn optimize(program: &mut Program) {
+    stages::advance(program, 0, stages::STAGES.len() - 1);
 }
 
-fn declare(kernel: &Kernel, lowered: Lowered) -> KernelDecl {
-    let Lowered { text, blocks, threads, params, flops, bytes, numerics, .. } = lowered;
-    KernelDecl { name: kernel.name.clone(), text, params, blocks, threads, flops, bytes, numerics }
+fn declare(lowered: Lowered) -> KernelDecl {
+    let Lowered { name, text, blocks, threads, params, flops, bytes, numerics, .. } = lowered;
+    KernelDecl { name, text, params, blocks, threads, flops, bytes, numerics }
 }

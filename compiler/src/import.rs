@@ -70,7 +70,14 @@ fn entry(graph: &Graph, kernels: &mut Kernels) -> EntryFn {
         }
         let args = operands.iter().map(|v| slots[v]).collect();
         let nodes = vec![node.origin.path.clone()];
-        calls.push(Call { kernel, args, first_result, nodes, epilogue: None });
+        calls.push(Call {
+            kernel,
+            args,
+            first_result,
+            nodes,
+            epilogue: None,
+            decisions: Vec::new(),
+        });
     }
     let results = graph.outputs.iter();
     let results =

@@ -15,23 +15,29 @@ use indexmap::IndexSet;
 use perilune_plan as plan;
 
 use crate::diagnostic::InternalError;
+use crate::lower::Target;
 use crate::passes::bufferise::is_alias;
 use crate::program::{
     ArgKind, Call, DialectOp, EntryFn, Kernel, OpKind, Place, Program, ResultTarget, Slot, V,
 };
 use crate::types::Type;
 
-/// Makes the plan; `text` gives a loop kernel's lowered form.
+/// Gives a loop kernel's lowered form; with rows, the form with one block for each of them.
+pub type Lower<'a> =
+    dyn FnMut(&Kernel, Option<u64>) -> Result<plan::KernelDecl, InternalError> + 'a;
+
+/// Makes the plan; `text` lowers a loop kernel.
 ///
 /// # Errors
 /// When an earlier pass broke an invariant (no layout, a kernel of no known class).
 pub fn build(
     program: &Program,
-    target: &str,
-    text: &mut dyn FnMut(&Kernel) -> Result<plan::KernelDecl, InternalError>,
+    target: Target,
+    text: &mut Lower,
 ) -> Result<plan::Plan, InternalError> {
     let mut cx = Planner {
         program,
+        epilogues: target.runs_epilogues(),
         nodes: IndexSet::new(),
         kernels: Vec::new(),
         numbers: HashMap::new(),
@@ -43,7 +49,7 @@ pub fn build(
     Ok(plan::Plan {
         format: plan::FORMAT_VERSION,
         name: program.name.clone(),
-        target: target.to_owned(),
+        target: target.name().to_owned(),
         tensors: tensors.into_iter().collect(),
         kernels: cx.kernels,
         entries,
@@ -109,9 +115,11 @@ struct Planner<'a> {
     program: &'a Program,
     nodes: IndexSet<String>,
     kernels: Vec<plan::KernelDecl>,
-    /// Plan index of each program kernel lowered so far.
-    numbers: HashMap<u32, u32>,
-    text: &'a mut dyn FnMut(&Kernel) -> Result<plan::KernelDecl, InternalError>,
+    /// Whether contractions run epilogues; if not, they are steps of their own.
+    epilogues: bool,
+    /// Plan index of each program kernel lowered so far, and of how many rows it has blocks.
+    numbers: HashMap<(u32, Option<u64>), u32>,
+    text: &'a mut Lower<'a>,
 }
 
 impl Planner<'_> {
@@ -129,9 +137,9 @@ impl Planner<'_> {
             let Some(op) = self.step(call, &mut buffers)? else { continue };
             let nodes: Vec<u32> =
                 call.nodes.iter().map(|n| self.nodes.insert_full(n.clone()).0 as u32).collect();
-            match (call.epilogue, op, steps.last_mut()) {
+            match (self.rows(call), op, steps.last_mut()) {
                 (Some(rows), plan::StepOp::Launch(launch), Some(before)) => {
-                    attach(before, plan::Epilogue { launch, rows })?;
+                    attach(before, launch, rows)?;
                     before.nodes.extend(nodes);
                 }
                 (_, op, _) => steps.push(plan::Step { op, nodes }),
@@ -154,6 +162,11 @@ impl Planner<'_> {
         })
     }
 
+    /// Rows of the contraction that a call is an epilogue of, where it runs as one.
+    fn rows(&self, call: &Call) -> Option<u64> {
+        call.epilogue.filter(|_| self.epilogues)
+    }
+
     fn step(
         &mut self,
         call: &Call,
@@ -168,7 +181,7 @@ impl Planner<'_> {
             Class::Loops => {
                 let written = results.iter().map(|s| buffers.of(*s));
                 let args = args.iter().copied().chain(written).collect();
-                let kernel = self.kernel(call.kernel)?;
+                let kernel = self.kernel(call.kernel, self.rows(call))?;
                 Some(plan::StepOp::Launch(plan::Launch { kernel, args }))
             }
             Class::Contract(op) => {
@@ -191,26 +204,43 @@ impl Planner<'_> {
         })
     }
 
-    fn kernel(&mut self, number: u32) -> Result<u32, InternalError> {
-        if let Some(n) = self.numbers.get(&number) {
+    fn kernel(&mut self, number: u32, rows: Option<u64>) -> Result<u32, InternalError> {
+        if let Some(n) = self.numbers.get(&(number, rows)) {
             return Ok(*n);
         }
-        let decl = (self.text)(&self.program.kernels[number as usize])?;
+        let decl = (self.text)(&self.program.kernels[number as usize], rows)?;
         self.kernels.push(decl);
         let n = self.kernels.len() as u32 - 1;
-        self.numbers.insert(number, n);
+        self.numbers.insert((number, rows), n);
         Ok(n)
     }
 }
 
-/// Hangs an epilogue on the contraction before it.
-fn attach(before: &mut plan::Step, epilogue: plan::Epilogue) -> Result<(), InternalError> {
-    match &mut before.op {
-        plan::StepOp::Contract(c) if c.epilogue.is_none() => {
-            c.epilogue = Some(epilogue);
-            Ok(())
+/// Hangs an epilogue on the contraction before it, whose result has this many rows.
+fn attach(before: &mut plan::Step, launch: plan::Launch, rows: u64) -> Result<(), InternalError> {
+    let (epilogue, elems) = match &mut before.op {
+        plan::StepOp::Contract(c) => {
+            let loops = c.batch.iter().chain([&c.m, &c.n]);
+            (&mut c.epilogue, loops.map(|l| l.extent).product())
         }
-        _ => Err(broken("an epilogue follows something that is not a contraction")),
+        plan::StepOp::Ragged(r) => {
+            let outer = match r.form {
+                plan::RaggedForm::Rows => r.rows,
+                plan::RaggedForm::Outer => r.groups * r.k,
+            };
+            (&mut r.epilogue, outer * r.n)
+        }
+        plan::StepOp::Launch(_)
+        | plan::StepOp::Attention(_)
+        | plan::StepOp::AttentionGrad(_)
+        | plan::StepOp::Copy { .. } => {
+            return Err(broken("an epilogue follows something that is not a contraction"));
+        }
+    };
+    let row: u64 = u64::checked_div(elems, rows).unwrap_or(1);
+    match epilogue.replace(plan::Epilogue { launch, row }) {
+        None => Ok(()),
+        Some(_) => Err(broken("a contraction with two epilogues")),
     }
 }
 

@@ -8,9 +8,8 @@
 //! - A program is in normal form at every stage, so going through text changes nothing.
 //! - This list is the pipeline: [`compile`](mod@crate::compile) runs it and nothing else.
 
-use crate::passes::fuse::Decision;
 use crate::passes::{
-    bufferise, canonicalize_cse, fuse, outline, preserve_old_values, schedule, views,
+    bufferise, canonicalize_cse, epilogue, fuse, outline, preserve_old_values, schedule, views,
 };
 use crate::program::Program;
 use crate::program::normal::normalise;
@@ -22,46 +21,37 @@ pub struct Stage {
     pub name: &'static str,
     /// What has happened there.
     pub summary: &'static str,
-    run: fn(&mut Program) -> Vec<Decision>,
-}
-
-/// A pass that decides nothing worth recording.
-macro_rules! silent {
-    ($pass:ident) => {
-        |program| {
-            $pass::run(program);
-            Vec::new()
-        }
-    };
+    run: fn(&mut Program),
 }
 
 /// Every stage in order; the first is what `import` gives.
-pub const STAGES: [Stage; 9] = [
-    Stage {
-        name: "import",
-        summary: "one call for each node, one-op kernels",
-        run: |_| Vec::new(),
-    },
+pub const STAGES: [Stage; 10] = [
+    Stage { name: "import", summary: "one call for each node, one-op kernels", run: |_| () },
     Stage {
         name: "canonicalize",
         summary: "equal calls once, dead ones gone",
-        run: silent!(canonicalize_cse),
+        run: canonicalize_cse::run,
     },
     Stage {
         name: "views",
         summary: "slices, reshapes and permutations inside their readers",
-        run: silent!(views),
+        run: views::run,
     },
     Stage { name: "fuse", summary: "loop kernels that share rows are one", run: fuse::run },
-    Stage { name: "clean", summary: "equal fused calls once", run: silent!(canonicalize_cse) },
+    Stage { name: "clean", summary: "equal fused calls once", run: canonicalize_cse::run },
     Stage {
         name: "preserve",
         summary: "old values of updated tensors are copies",
-        run: silent!(preserve_old_values),
+        run: preserve_old_values::run,
     },
-    Stage { name: "schedule", summary: "calls in the order they run", run: silent!(schedule) },
-    Stage { name: "outline", summary: "kernels named after what they do", run: silent!(outline) },
-    Stage { name: "bufferise", summary: "a place for every value", run: silent!(bufferise) },
+    Stage {
+        name: "epilogue",
+        summary: "kernels on the rows of the contraction they read",
+        run: epilogue::run,
+    },
+    Stage { name: "schedule", summary: "calls in the order they run", run: schedule::run },
+    Stage { name: "outline", summary: "kernels named after what they do", run: outline::run },
+    Stage { name: "bufferise", summary: "a place for every value", run: bufferise::run },
 ];
 
 /// Position of a stage by name.
@@ -69,14 +59,12 @@ pub fn position(name: &str) -> Option<usize> {
     STAGES.iter().position(|s| s.name == name)
 }
 
-/// Runs the passes after stage `from` up to stage `to`; gives the decisions made.
-pub fn advance(program: &mut Program, from: usize, to: usize) -> Vec<Decision> {
+/// Runs the passes after stage `from` up to stage `to`.
+pub fn advance(program: &mut Program, from: usize, to: usize) {
     let passes = STAGES.iter().take(to + 1).skip(from + 1);
-    let mut decisions = Vec::new();
     normalise(program);
     for stage in passes {
-        decisions.append(&mut (stage.run)(program));
+        (stage.run)(program);
         normalise(program);
     }
-    decisions
 }

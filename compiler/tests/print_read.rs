@@ -11,8 +11,8 @@ use perilune_compiler::program::print::print;
 use perilune_compiler::program::read::read;
 use perilune_compiler::program::verify::verify;
 use perilune_compiler::program::{
-    ArgKind, Call, Combine, ContractDims, DialectOp, EntryArg, EntryFn, EntryResult, Generic,
-    Kernel, KernelOp, Layout, OpKind, Place, Program, ResultTarget, Slot, V,
+    ArgKind, Call, Combine, ContractDims, Decision, DialectOp, EntryArg, EntryFn, EntryResult,
+    Generic, Kernel, KernelOp, Layout, OpKind, Place, Program, Reason, ResultTarget, Rule, Slot, V,
 };
 use perilune_compiler::scalar::{Binary, Body, Cmp, S, ScalarOp, Unary};
 use perilune_compiler::types::{DType, Type};
@@ -319,10 +319,47 @@ fn random_kernel(rng: &mut Rng, name: String) -> Kernel {
     Kernel { name, params, ops: make.ops, results }
 }
 
+fn random_decision(rng: &mut Rng) -> Decision {
+    Decision {
+        rule: rng.pick(Rule::ALL),
+        reason: rng.pick(Reason::ALL),
+        from: format!("layers.{}/\"é\" \\", rng.below(4)),
+        to: String::new(),
+        bytes: rng.below(1 << 40) as u64,
+        rows: rng.below(9) as u64,
+    }
+}
+
+/// A matrix product, and a kernel that can be its epilogue.
+fn product_and_follower() -> [Kernel; 2] {
+    let ty = |shape: [u64; 2]| Type::new(DType::f32, shape);
+    let dims = ContractDims { lhs: vec![0, 1], rhs: vec![1, 2], out: vec![0, 2] };
+    let product = KernelOp {
+        kind: OpKind::Contract(dims),
+        operands: vec![V(0), V(1)],
+        results: vec![ty([6, 8])],
+    };
+    let mut body = Body::default();
+    let x = body.arg(0);
+    let y = body.apply(Unary::Exp, x);
+    body.results.push(y);
+    let (maps, out) = (vec![vec![Some(0), Some(1)]], vec![0, 1]);
+    let map = Generic { extents: vec![6, 8], maps, out, combine: None, body };
+    let follower =
+        KernelOp { kind: OpKind::Generic(map), operands: vec![V(0)], results: vec![ty([6, 8])] };
+    let kernel = |name: &str, params: Vec<Type>, op: KernelOp| {
+        let results = vec![V(params.len() as u32)];
+        Kernel { name: name.into(), params, ops: vec![op], results }
+    };
+    let product = kernel("product", vec![ty([6, 4]), ty([4, 8])], product);
+    [product, kernel("follower", vec![ty([6, 8])], follower)]
+}
+
 fn random_program(seed: u64) -> Program {
     let rng = &mut Rng(seed);
     let names = ["map_0", "0 odd \"name\"", "x.y"];
-    let kernels: Vec<Kernel> = names.iter().map(|n| random_kernel(rng, (*n).into())).collect();
+    let mut kernels: Vec<Kernel> = names.iter().map(|n| random_kernel(rng, (*n).into())).collect();
+    kernels.extend(product_and_follower());
     let mut entry = EntryFn { name: "train_step".into(), ..EntryFn::default() };
     for (k, kernel) in kernels.iter().enumerate() {
         for ty in &kernel.params {
@@ -335,13 +372,18 @@ fn random_program(seed: u64) -> Program {
     for round in 0..2 {
         let mut arg = 0;
         for (k, kernel) in kernels.iter().enumerate() {
-            let args = (arg..arg + kernel.params.len() as u32).map(Slot).collect();
+            let mut args: Vec<Slot> = (arg..arg + kernel.params.len() as u32).map(Slot).collect();
             arg += kernel.params.len() as u32;
+            let epilogue = (kernel.name == "follower" && rng.below(2) == 0).then_some(6);
+            if epilogue.is_some() {
+                args = vec![Slot(next - 1)];
+            }
             let nodes = (0..rng.below(3)).map(|n| format!("layers.{round}.q{n}/grad")).collect();
-            let epilogue = (k > 0 && rng.below(3) == 0).then_some(16);
             let first_result = Slot(next);
             next += kernel.results.len() as u32;
-            entry.calls.push(Call { kernel: k as u32, args, first_result, nodes, epilogue });
+            let decisions = (0..rng.below(3)).map(|_| random_decision(rng)).collect();
+            let kernel = k as u32;
+            entry.calls.push(Call { kernel, args, first_result, nodes, epilogue, decisions });
         }
     }
     entry.results = vec![

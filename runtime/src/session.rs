@@ -485,6 +485,23 @@ fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
         }
         StepOp::Copy { src, .. } => ("copy".to_owned(), 0, 2 * bytes(*src)),
     };
+    let epilogue = match &step.op {
+        StepOp::Contract(c) => c.epilogue.as_ref(),
+        StepOp::Ragged(r) => r.epilogue.as_ref(),
+        StepOp::Launch(_)
+        | StepOp::Attention(_)
+        | StepOp::AttentionGrad(_)
+        | StepOp::Copy { .. } => None,
+    };
+    let follows = epilogue.and_then(|e| plan.kernels.get(e.launch.kernel as usize));
+    let (kernel, flops, bytes) = match follows {
+        Some(decl) => {
+            let (flops, bytes) =
+                (flops.saturating_add(decl.flops), bytes.saturating_add(decl.bytes));
+            (format!("{kernel} + {}", decl.name), flops, bytes)
+        }
+        None => (kernel, flops, bytes),
+    };
     let named = step.nodes.iter().filter_map(|node| plan.nodes.get(*node as usize));
     Slice {
         entry: entry.name.clone(),

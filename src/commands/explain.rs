@@ -7,7 +7,7 @@ use perilune_compiler::codes;
 use perilune_compiler::compile;
 use perilune_compiler::lower::Target;
 use perilune_compiler::ops::{OPS, OpInfo, op_info};
-use perilune_compiler::passes::fuse::Decision;
+use perilune_compiler::program::Program;
 use perilune_compiler::spec::suggest;
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ fn describe_op(op: &OpInfo) -> (String, Value) {
 fn node(subject: &str, spec: &std::path::Path) -> Result<(String, Value), Failure> {
     let checked = pipeline::check_file(spec, &[])?;
     let compiled = compile::compile(&checked.elaborated, Target::Cpu);
-    let decisions = compiled.map_err(pipeline::internal)?.decisions;
+    let program = compiled.map_err(pipeline::internal)?.program;
     let all = subject == "decisions";
     let about = |path: &str| {
         let rest = path.strip_prefix(subject);
@@ -87,26 +87,35 @@ fn node(subject: &str, spec: &std::path::Path) -> Result<(String, Value), Failur
             }));
         }
     }
-    let related = decisions.iter().filter(|d| about(&d.from) || about(&d.to));
-    let related: Vec<&Decision> = related.collect();
-    if nodes.is_empty() && related.is_empty() {
+    let (lines, decided) = decisions(&program, &about);
+    if nodes.is_empty() && decided.is_empty() {
         return Err(Failure::new(Exit::Usage, format!("the spec has no node `{subject}`"))
             .help("`perilune build SPEC --emit graph` shows the paths there are"));
     }
-    let mut list = Vec::new();
-    for d in related {
-        let (rule, code, words) = (format!("{:?}", d.rule), d.reason.code(), d.reason.words());
+    text += &lines;
+    Ok((text, json!({"version": 1, "nodes": nodes, "decisions": decided})))
+}
+
+/// What fusion decided about the nodes asked for, as lines and as data.
+fn decisions(program: &Program, about: &impl Fn(&str) -> bool) -> (String, Vec<Value>) {
+    let (mut lines, mut list) = (String::new(), Vec::new());
+    let calls = program.entries.iter().flat_map(|e| e.calls.iter().map(move |c| (&e.name, c)));
+    for (entry, d) in calls.flat_map(|(entry, c)| c.decisions.iter().map(move |d| (entry, d))) {
+        if !about(&d.from) && !about(&d.to) {
+            continue;
+        }
+        let (rule, code, words) = (d.rule.name(), d.reason.code(), d.reason.words());
         let _ = writeln!(
-            text,
-            "{code} {} {rule}: {} -> {}: {words} ({} bytes)",
-            d.entry, d.from, d.to, d.bytes
+            lines,
+            "{code} {entry} {rule}: {} -> {}: {words} ({} bytes, {} rows)",
+            d.from, d.to, d.bytes, d.rows
         );
         list.push(json!({
-            "entry": d.entry, "rule": rule, "code": code, "reason": words,
-            "from": d.from, "to": d.to, "bytes": d.bytes,
+            "entry": entry, "rule": rule, "code": code, "reason": words,
+            "from": d.from, "to": d.to, "bytes": d.bytes, "rows": d.rows,
         }));
     }
-    Ok((text, json!({"version": 1, "nodes": nodes, "decisions": list})))
+    (lines, list)
 }
 
 fn unknown(subject: &str) -> Failure {

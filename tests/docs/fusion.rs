@@ -1,5 +1,5 @@
-//! The reference of fusion decisions: the rules and reasons as documented in the pass, and what it
-//! decided about the training step of k2-nano.
+//! The reference of fusion decisions: the passes and the rules and reasons as documented, and what
+//! was decided about the training step of k2-nano.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,11 +9,10 @@ use crate::console::Console;
 use crate::source::Source;
 
 /// Where rules and reasons are documented.
-const DECISIONS: &str = "compiler/src/passes/fuse.rs";
+const DECISIONS: &str = "compiler/src/program/decision.rs";
 
 /// The page.
 pub(crate) fn page() -> String {
-    let pass = Source::read("compiler/src/passes/fuse.rs");
     let source = Source::read(DECISIONS);
     let mut out = heading("Fusion decisions", DECISIONS);
     out.push_str(
@@ -21,9 +20,13 @@ pub(crate) fn page() -> String {
          a reason with a code.\n\
          `perilune explain NODE --spec SPEC` prints the decisions about a node, \
          `perilune explain decisions --spec SPEC` all of them, with the bytes that need not go \
-         through memory if the two merge.\n",
+         through memory if the two run together, and the rows they share.\n\
+         The printed stages show them as `perilune.fusion` on the call of the second.\n",
     );
-    let _ = writeln!(out, "\n## How the pass works\n\n{}", prose(&pass.header()));
+    for (title, pass) in [("How kernels merge", "fuse"), ("How epilogues are found", "epilogue")] {
+        let pass = Source::read(&format!("compiler/src/passes/{pass}.rs"));
+        let _ = writeln!(out, "\n## {title}\n\n{}", prose(&pass.header()));
+    }
     out.push_str("\n## Rules\n\n| rule | what it is about |\n|---|---|\n");
     for rule in source.members("Rule") {
         let _ = writeln!(out, "| {} | {} |", rule.name, one_line(&rule.doc));

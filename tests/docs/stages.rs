@@ -148,7 +148,10 @@ fn lowered(out: &mut String, spec: &Elaborated) {
 fn emitted(stage: &str, kernel: &str) -> String {
     let line = format!("perilune build models/k2-nano/train.ron --emit {stage}");
     let all = Console::new().data(&line);
-    let mut text = all.lines().skip_while(|line| named(line) != Some(kernel));
+    let epilogue = format!("{kernel}_by_");
+    let ours =
+        |line: &&str| named(line).is_some_and(|name| name == kernel || name.starts_with(&epilogue));
+    let mut text = all.lines().skip_while(|line| !ours(line));
     let first = text.next().unwrap_or_else(|| panic!("{stage}: no kernel `{kernel}`"));
     let rest = text.take_while(|line| named(line).is_none());
     [first].into_iter().chain(rest).collect::<Vec<_>>().join("\n")

@@ -14,7 +14,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use perilune_compiler::passes::fuse::{Decision, Reason, Rule};
+use perilune_compiler::program::{Decision, Reason, Rule};
 use perilune_compiler::tensor::Tensor;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
@@ -121,7 +121,8 @@ fn random_graphs_mean_the_same_fused_and_unfused() {
     });
     let counts = counts.into_inner().expect("no half failed");
     assert!(counts.graphs >= 500, "{} graphs", counts.graphs);
-    for rule in Rule::ALL {
+    // A prologue is judged and never taken; its reason is among those below.
+    for rule in Rule::ALL.iter().filter(|rule| **rule != Rule::Prologue) {
         assert!(counts.rules.contains_key(rule), "{rule:?} never merged: {:?}", counts.rules);
     }
     for reason in Reason::ALL {

@@ -4,8 +4,7 @@ use perilune_compiler::compile::emit;
 use perilune_compiler::graph::Graph;
 use perilune_compiler::import::import;
 use perilune_compiler::lower::Target;
-use perilune_compiler::passes::fuse::Decision;
-use perilune_compiler::program::{ArgKind, ResultTarget};
+use perilune_compiler::program::{ArgKind, Decision, ResultTarget};
 use perilune_compiler::stages::{self, STAGES};
 use perilune_compiler::tensor::Tensor;
 use perilune_compiler::types::{DType, Type};
@@ -18,12 +17,13 @@ use perilune_runtime::{HostTensor, Options, Session};
 /// When lowering fails.
 pub(crate) fn compile(graph: &Graph, fused: bool) -> Result<(Plan, Vec<Decision>), String> {
     let mut program = import("random", &[graph]);
-    let mut decisions = Vec::new();
     for (at, stage) in STAGES.iter().enumerate() {
-        if fused || !stage.name.starts_with("fuse") {
-            decisions.append(&mut stages::advance(&mut program, at.saturating_sub(1), at));
+        if fused || !["fuse", "epilogue"].contains(&stage.name) {
+            stages::advance(&mut program, at.saturating_sub(1), at);
         }
     }
+    let calls = program.entries.iter().flat_map(|e| &e.calls);
+    let decisions = calls.flat_map(|c| c.decisions.clone()).collect();
     let plan = emit(&program, Target::Cpu).map_err(|e| format!("{e}\n{}", e.reproducer))?;
     Ok((plan, decisions))
 }

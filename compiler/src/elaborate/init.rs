@@ -3,6 +3,10 @@
 //! Random numbers are counter-based ([`Random`]), keyed by the seed and the tensor's path: a value
 //! depends on seed, path and index, so sharding, order and thread count cannot change it.
 //!
+//! The keys are nodes of their own, all in front: a random tensor reads its key as an operand, so
+//! tensors of one shape and distribution are drawn by one kernel, and fusion makes few kernels of
+//! the keys, which all read the seed.
+//!
 //! # Invariants
 //! - Renaming or adding a tensor leaves all others as they were.
 
@@ -11,27 +15,42 @@ use crate::graph::{Graph, Origin};
 use crate::ops::Distribution;
 use crate::ops::{Fill, Map, Op, Random, Value, generic};
 use crate::program::{ArgKind, ResultTarget};
-use crate::scalar::{Body, S};
+use crate::scalar::{Binary, Body, S};
 use crate::types::{DType, Type};
 
 /// The entry: feed `seed` (i32), one update per tensor.
 pub(super) fn graph(tensors: &[Persistent]) -> Graph {
     let mut graph = Graph::new("init");
     let seed = graph.input("seed", ArgKind::Feed, Type::new(DType::i32, []));
-    for tensor in tensors {
+    let sources: Vec<Source> = tensors.iter().map(|t| source(&mut graph, t, seed)).collect();
+    for (tensor, source) in tensors.iter().zip(sources) {
         // Declared so that the new value can be written in place of the old.
         graph.input(&tensor.name, ArgKind::of(tensor.kind), tensor.ty.clone());
         let origin = Origin { path: tensor.name.clone(), span: Some(tensor.span) };
-        let value = match tensor.init {
-            Init::Constant(v) => add(&mut graph, Fill::new(v, &tensor.ty).into(), &[], origin),
-            Init::Normal(std) => random(&mut graph, tensor, seed, (Distribution::Normal, std, 0.0)),
-            Init::Uniform(b) => {
-                random(&mut graph, tensor, seed, (Distribution::Uniform, 2.0 * b, -b))
-            }
+        let value = match source {
+            Source::Constant(v) => add(&mut graph, Fill::new(v, &tensor.ty).into(), &[], origin),
+            Source::Drawn(key, dist, scale) => random(&mut graph, tensor, key, (dist, scale)),
         };
         graph.outputs.push((value, ResultTarget::Update(tensor.name.clone())));
     }
     graph
+}
+
+/// What a tensor's first value is made of.
+enum Source {
+    /// A constant.
+    Constant(f64),
+    /// Random numbers under a key, times a factor, plus an offset.
+    Drawn(Value, Distribution, [f64; 2]),
+}
+
+fn source(graph: &mut Graph, tensor: &Persistent, seed: Value) -> Source {
+    let (dist, scale) = match tensor.init {
+        Init::Constant(v) => return Source::Constant(v),
+        Init::Normal(std) => (Distribution::Normal, [std, 0.0]),
+        Init::Uniform(b) => (Distribution::Uniform, [2.0 * b, -b]),
+    };
+    Source::Drawn(key(graph, tensor, seed), dist, scale)
 }
 
 fn add(graph: &mut Graph, op: Op, operands: &[Value], origin: Origin) -> Value {
@@ -42,17 +61,28 @@ fn add(graph: &mut Graph, op: Op, operands: &[Value], origin: Origin) -> Value {
     }
 }
 
+/// `seed ^ stream`: what a tensor's numbers are keyed by.
+fn key(graph: &mut Graph, tensor: &Persistent, seed: Value) -> Value {
+    let origin = Origin { path: tensor.name.clone(), span: Some(tensor.span) }.derived("key");
+    let mix = |b: &mut Body, a: &[S]| {
+        let stream = b.int(i64::from(stream(&tensor.name) as i32));
+        b.combine(Binary::Xor, a[0], stream)
+    };
+    let generic = generic::elementwise(&[], 1, generic::body_of(1, mix));
+    add(graph, Map { generic }.into(), &[seed], origin)
+}
+
 /// `random * factor + offset` in the tensor's type.
 fn random(
     graph: &mut Graph,
     tensor: &Persistent,
-    seed: Value,
-    (dist, factor, offset): (Distribution, f64, f64),
+    key: Value,
+    (dist, [factor, offset]): (Distribution, [f64; 2]),
 ) -> Value {
     let shape = tensor.ty.shape.clone();
     let origin = Origin { path: tensor.name.clone(), span: Some(tensor.span) };
-    let op = Random { dist, shape: shape.clone(), dtype: DType::f32, stream: stream(&tensor.name) };
-    let drawn = add(graph, op.into(), &[seed], origin.derived("random"));
+    let op = Random { dist, shape: shape.clone(), dtype: DType::f32, stream: 0 };
+    let drawn = add(graph, op.into(), &[key], origin.derived("random"));
     let scale = |b: &mut Body, a: &[S]| {
         let (factor, offset) = (b.number(factor, DType::f32), b.number(offset, DType::f32));
         let scaled = b.mul(a[0], factor);
@@ -71,6 +101,8 @@ fn stream(name: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interpret;
+    use crate::ops::OpDef;
     use crate::source::{SourceId, Span};
     use crate::tensor::Tensor;
     use perilune_plan::TensorKind;
@@ -86,13 +118,18 @@ mod tests {
             span: Span { source: SourceId(0), start: 0, end: 0 },
         };
         let graph = graph(&[tensor]);
-        let (mut value, mut ty) = (Tensor::full(&[], seed), Type::new(DType::i32, []));
-        for node in graph.nodes.values() {
-            let result = Type::new(DType::f32, [40, 50]);
-            value = node.op.reference(&[&value], &[ty], std::slice::from_ref(&result)).remove(0);
-            ty = result;
-        }
-        value.data
+        let old = Tensor::full(&[40, 50], f64::NAN);
+        interpret::outputs(&graph, &[Tensor::full(&[], seed), old]).remove(0).data
+    }
+
+    #[test]
+    fn a_tensor_is_keyed_by_the_seed_and_its_path() {
+        let (shape, dtype) = (vec![40, 50], DType::f32);
+        let op = Random { dist: Distribution::Uniform, shape, dtype, stream: stream("w") };
+        let types = [Type::new(DType::i32, [])];
+        let drawn = op.reference(&[&Tensor::full(&[], 9.0)], &types, &[]).remove(0).data;
+        let scaled: Vec<f64> = drawn.iter().map(|u| u * 2.0 - 1.0).collect();
+        assert_eq!(values("w", Init::Uniform(1.0), 9.0), scaled);
     }
 
     #[test]

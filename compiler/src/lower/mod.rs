@@ -16,13 +16,16 @@ mod serial;
 pub mod text;
 mod tiling;
 
+use std::borrow::Cow;
+
+use indexmap::IndexSet;
 use melior::ir::Module;
 use perilune_plan::KernelParam;
 
 use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
 use crate::passes::bufferise::is_alias;
-use crate::program::{Kernel, OpKind};
+use crate::program::{Kernel, OpKind, Program};
 use crate::scalar::ScalarOp;
 use tiling::Tiling;
 
@@ -54,11 +57,21 @@ impl Target {
             Target::Sm80 => "sm_80",
         }
     }
+
+    /// Whether its contractions run epilogues on their rows.
+    pub fn runs_epilogues(self) -> bool {
+        match self {
+            Target::Cpu => true,
+            Target::Sm90a | Target::Sm80 => false,
+        }
+    }
 }
 
 /// A lowered kernel, ready for a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lowered {
+    /// The kernel's name, and as an epilogue its rows.
+    pub name: String,
     /// CLIF or PTX.
     pub text: String,
     /// The loops stage, as MLIR.
@@ -106,21 +119,54 @@ pub fn is_loop_kernel(kernel: &Kernel) -> bool {
     !is_alias(kernel) && !kernel.ops.iter().any(|op| step(&op.kind))
 }
 
-/// Lowers a loop or serial kernel.
+/// The kernels that become code, in order of first use, each once for every number of rows that it
+/// runs on as an epilogue.
+pub fn loop_kernels(program: &Program, target: Target) -> IndexSet<(u32, Option<u64>)> {
+    let calls = program.entries.iter().flat_map(|e| &e.calls);
+    let used = calls.map(|c| (c.kernel, c.epilogue.filter(|_| target.runs_epilogues())));
+    used.filter(|(number, _)| is_loop_kernel(&program.kernels[*number as usize])).collect()
+}
+
+/// Lowers a loop or serial kernel; with `rows`, as an epilogue: one block for each of the rows that
+/// lead its results.
 ///
 /// # Errors
-/// When the kernel holds an op that is a plan step (contractions, attention), or an invariant of
-/// the kernel is broken.
+/// When the kernel holds an op that is a plan step (contractions, attention), has no such rows, or
+/// an invariant of it is broken.
+pub fn lower_as(
+    mlir: &Mlir,
+    kernel: &Kernel,
+    rows: Option<u64>,
+    target: Target,
+) -> Result<Lowered, InternalError> {
+    match target {
+        Target::Cpu => lower_cpu(mlir, &named(kernel, rows), rows),
+        Target::Sm90a => lower_gpu(mlir, kernel, &ptx::SM_90A),
+        Target::Sm80 => lower_gpu(mlir, kernel, &ptx::SM_80),
+    }
+}
+
+/// A kernel under the name that it has as an epilogue on this many rows.
+fn named(kernel: &Kernel, rows: Option<u64>) -> Cow<'_, Kernel> {
+    match rows {
+        None => Cow::Borrowed(kernel),
+        Some(n) => {
+            let name = format!("{}_by_{n}", kernel.name);
+            Cow::Owned(Kernel { name, ..kernel.clone() })
+        }
+    }
+}
+
+/// Lowers a loop or serial kernel that is launched on its own.
+///
+/// # Errors
+/// As [`lower_as`].
 pub fn lower_kernel(
     mlir: &Mlir,
     kernel: &Kernel,
     target: Target,
 ) -> Result<Lowered, InternalError> {
-    match target {
-        Target::Cpu => lower_cpu(mlir, kernel),
-        Target::Sm90a => lower_gpu(mlir, kernel, &ptx::SM_90A),
-        Target::Sm80 => lower_gpu(mlir, kernel, &ptx::SM_80),
-    }
+    lower_as(mlir, kernel, None, target)
 }
 
 /// The loops stage of a kernel.
@@ -131,14 +177,17 @@ struct CpuLoops<'c> {
     numerics: String,
 }
 
-/// Loops over blocks, cleaned upstream.
-fn cpu_loops<'c>(mlir: &'c Mlir, kernel: &Kernel) -> Result<CpuLoops<'c>, InternalError> {
+/// Loops over blocks, of a row each if `rows` are given; cleaned upstream.
+fn cpu_loops<'c>(
+    mlir: &'c Mlir,
+    kernel: &Kernel,
+    rows: Option<u64>,
+) -> Result<CpuLoops<'c>, InternalError> {
     let (text, blocks, flops, numerics) = if serial::serial_op(kernel).is_some() {
         let serial = serial::emit(kernel, serial::Grain::Core)?;
         (serial.as_func(&kernel.name), serial.units, serial.flops, serial.numerics)
     } else {
-        let refined = loops::refined(kernel);
-        let tiling = Tiling::decide(&refined);
+        let (refined, tiling) = tiled(kernel, rows)?;
         let text = loops::emit_cpu(&refined, &tiling)?;
         (text, tiling.blocks, flops(kernel), numerics(kernel))
     };
@@ -148,10 +197,11 @@ fn cpu_loops<'c>(mlir: &'c Mlir, kernel: &Kernel) -> Result<CpuLoops<'c>, Intern
 }
 
 /// Loops, then CLIF.
-fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
-    let CpuLoops { module, blocks, flops, numerics } = cpu_loops(mlir, kernel)?;
+fn lower_cpu(mlir: &Mlir, kernel: &Kernel, rows: Option<u64>) -> Result<Lowered, InternalError> {
+    let CpuLoops { module, blocks, flops, numerics } = cpu_loops(mlir, kernel, rows)?;
     let params = kernel_params(kernel);
     Ok(Lowered {
+        name: kernel.name.clone(),
         loops: mlir.print("loops", &module)?,
         text: clif::emit_clif(&module, &kernel.name)?,
         blocks,
@@ -163,11 +213,28 @@ fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
     })
 }
 
+/// A kernel with its results split as its loops want them, and its tiling.
+fn tiled(kernel: &Kernel, rows: Option<u64>) -> Result<(Kernel, Tiling), InternalError> {
+    let refined = loops::refined(kernel);
+    let Some(rows) = rows else {
+        let tiling = Tiling::decide(&refined);
+        return Ok((refined, tiling));
+    };
+    // Results may be split in different places; their rows are the same when they are not.
+    if let Some(tiling) = Tiling::by_rows(&refined, rows) {
+        return Ok((refined, tiling));
+    }
+    let tiling = Tiling::by_rows(kernel, rows);
+    let broken = || InternalError::new("tile", format!("`{}` has not {rows} rows", kernel.name));
+    Ok((kernel.clone(), tiling.ok_or_else(broken)?))
+}
+
 /// Threads and blocks in the gpu dialect, then PTX.
 fn lower_gpu(mlir: &Mlir, kernel: &Kernel, chip: &ptx::Chip) -> Result<Lowered, InternalError> {
     let mapped = ptx::map(kernel)?;
     let params = kernel_params(kernel);
     Ok(Lowered {
+        name: kernel.name.clone(),
         text: ptx::assemble(mlir, &mapped, chip)?,
         loops: mapped.as_module(),
         blocks: mapped.blocks,

@@ -18,7 +18,7 @@ use melior::ir::operation::{OperationLike as _, OperationMutLike as _};
 use melior::ir::r#type::IntegerType;
 use melior::ir::{BlockLike as _, Module, OperationRef};
 
-use super::{clif, cpu_loops, is_loop_kernel, ptx};
+use super::{Target, clif, cpu_loops, loop_kernels, named, ptx};
 use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
 use crate::program::Program;
@@ -111,14 +111,19 @@ impl KernelStage {
 pub fn write(mlir: &Mlir, program: &Program, stage: KernelStage) -> Result<String, InternalError> {
     let first = std::iter::successors(Some(stage), |s| s.before()).last().unwrap_or(stage);
     let mut out = String::new();
-    for kernel in program.kernels.iter().filter(|k| is_loop_kernel(k)) {
+    let target = match first {
+        KernelStage::Gpu | KernelStage::Nvvm | KernelStage::Ptx => Target::Sm90a,
+        KernelStage::Loops | KernelStage::Clif => Target::Cpu,
+    };
+    for (number, rows) in loop_kernels(program, target) {
+        let kernel = &*named(&program.kernels[number as usize], rows);
         let (text, blocks, numerics) = match first {
             KernelStage::Gpu | KernelStage::Nvvm | KernelStage::Ptx => {
                 let mapped = ptx::map(kernel)?;
                 (mapped.as_module(), mapped.blocks, mapped.numerics)
             }
             KernelStage::Loops | KernelStage::Clif => {
-                let loops = cpu_loops(mlir, kernel)?;
+                let loops = cpu_loops(mlir, kernel, rows)?;
                 (mlir.print(PASS, &loops.module)?, loops.blocks, loops.numerics)
             }
         };

@@ -57,6 +57,29 @@ impl Tiling {
         Tiling { rows, sequential, per_block, columns: None, unroll, blocks }
     }
 
+    /// Blocks of one row each, where this many rows lead every result; `None` where they do not.
+    pub(crate) fn by_rows(kernel: &Kernel, rows: u64) -> Option<Tiling> {
+        let shapes: Vec<&[u64]> = kernel.results.iter().map(|r| shape(kernel, *r)).collect();
+        let first = &shapes.first()?[..common_prefix(&shapes)];
+        let counts = first.iter().scan(1u64, |n, extent| {
+            *n *= extent;
+            Some(*n)
+        });
+        let leading = [1].into_iter().chain(counts).position(|n| n == rows)?;
+        let reaches: Vec<Reach> = kernel.results.iter().map(|r| reach(kernel, *r)).collect();
+        let whole = reaches.iter().all(|r| r.limit.is_none_or(|limit| limit >= leading));
+        let sequential = reaches.iter().map(|r| r.needed).max().unwrap_or(0);
+        let rows_dims = first[..leading].to_vec();
+        whole.then(|| Tiling {
+            rows: rows_dims,
+            sequential,
+            per_block: 1,
+            columns: None,
+            unroll: unroll(kernel),
+            blocks: rows,
+        })
+    }
+
     fn by_columns(extent: u64, work: u64, unroll: u32) -> Tiling {
         let group = 4 * u64::from(unroll);
         let wanted = BLOCK_ELEMS / (work / extent.max(1)).max(1);

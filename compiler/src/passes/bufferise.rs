@@ -8,6 +8,8 @@
 //! # Invariants
 //! - No two storages that are alive at the same call overlap, except where a result is written over
 //!   an operand element by element ([`pointwise`](super::pointwise)).
+//! - A contraction and its epilogue run at the same time: what either reads or writes is alive
+//!   throughout both.
 //! - Fetched values and values to be copied live to the end of the entry.
 //! - Offsets are multiples of [`ALIGN`].
 
@@ -84,9 +86,10 @@ impl Layouter<'_> {
         }
         for (i, call) in self.entry.calls.iter().enumerate() {
             let kernel = &self.kernels[call.kernel as usize];
+            let (begin, end) = self.runs(i);
             for arg in &call.args {
                 let storage = self.of[arg.0 as usize];
-                self.storages[storage].last = i;
+                self.storages[storage].last = end;
             }
             if is_alias(kernel) {
                 self.of.push(self.of[call.args[0].0 as usize]);
@@ -97,8 +100,8 @@ impl Layouter<'_> {
                 let writer = Some((i, n));
                 self.storages.push(Storage {
                     bytes: ty.bytes(),
-                    first: i,
-                    last: i,
+                    first: begin,
+                    last: end,
                     place: None,
                     writer,
                 });
@@ -109,6 +112,13 @@ impl Layouter<'_> {
             self.storages[storage].last = end;
         }
         self.merged = (0..self.storages.len()).collect();
+    }
+
+    /// The first and the last call that run while a call does: itself, and its contraction or
+    /// epilogue.
+    fn runs(&self, call: usize) -> (usize, usize) {
+        let marked = |i: usize| self.entry.calls.get(i).is_some_and(|c| c.epilogue.is_some());
+        (call - usize::from(marked(call)), call + usize::from(marked(call + 1)))
     }
 
     fn storage(&self, slot: Slot) -> usize {
@@ -142,8 +152,8 @@ impl Layouter<'_> {
         results.map(|r| self.storage(r.value)).collect()
     }
 
-    /// Whether a call may write this result over a storage: nothing reads the storage later, and
-    /// the call itself reads it element by element, if at all.
+    /// Whether a call may write this result over a storage: nothing reads the storage later, an
+    /// epilogue included, and the call itself reads it element by element, if at all.
     fn may_replace(&self, old: usize, call: usize, position: usize) -> bool {
         let last = self.storages[old].last;
         if last > call {

@@ -4,7 +4,8 @@
 //! read, by a call or by the entry, is dropped.
 //!
 //! # Invariants
-//! - The first of equal calls stays where it is; its node paths gain those of the others.
+//! - The first of equal calls stays where it is; its node paths and decisions gain those of
+//!   the others.
 
 use std::collections::HashMap;
 
@@ -47,6 +48,7 @@ fn merge_equal_calls(entry: &mut EntryFn, kernels: &[Kernel]) {
                         first.nodes.push(node);
                     }
                 }
+                first.decisions.extend(call.decisions);
             }
         }
     }

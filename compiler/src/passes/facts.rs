@@ -3,7 +3,7 @@
 //! # Invariants
 //! - Canonical generics: result dimensions come first, in order, then the reduced ones.
 
-use crate::program::{Generic, Kernel, OpKind, V};
+use crate::program::{Generic, Kernel, OpKind};
 
 /// What a loop kernel does with its extents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,12 @@ impl Facts {
         self.shape != Shape::Other && !self.extents.contains(&0)
     }
 
+    /// Leading extents of both.
+    pub(super) fn leading_in_common(&self, other: &Facts) -> Vec<u64> {
+        let both = self.extents.iter().zip(&other.extents);
+        both.take_while(|(a, b)| a == b).map(|(a, _)| *a).collect()
+    }
+
     /// Facts of both together.
     pub(super) fn join(&self, other: &Facts) -> Facts {
         let shape = match (&self.shape, &other.shape) {
@@ -81,44 +87,4 @@ fn reduction(g: &Generic) -> Shape {
     let along = g.maps.iter().any(|m| matches!(m.last(), Some(Some(d)) if *d >= kept));
     let rows = g.out.iter().map(|d| g.extents[*d as usize]).collect();
     if along { Shape::Rows(rows) } else { Shape::Columns }
-}
-
-/// Whether a kernel reads a parameter only at its own row: the leading `rows` indices of every read
-/// are those of what is computed.
-pub(super) fn row_aligned(kernel: &Kernel, param: usize, rows: usize) -> bool {
-    let mut aligned = vec![V(param as u32)];
-    let mut next = kernel.params.len() as u32;
-    for op in &kernel.ops {
-        for (i, operand) in op.operands.iter().enumerate().filter(|(_, v)| aligned.contains(v)) {
-            let extents = &kernel.ty(*operand).shape;
-            let result = &op.results[0].shape;
-            let keeps = extents.len() >= rows
-                && match &op.kind {
-                    OpKind::Generic(g) => reads_own_row(g, i, rows),
-                    OpKind::Slice(starts) => {
-                        starts[..rows].iter().all(|s| *s == 0) && result[..rows] == extents[..rows]
-                    }
-                    OpKind::Concat(dim) => *dim as usize >= rows,
-                    OpKind::Pad { .. } => result[..rows] == extents[..rows],
-                    OpKind::Reshape => result.len() >= rows && result[..rows] == extents[..rows],
-                    OpKind::Constant(_) | OpKind::Contract(_) | OpKind::Dialect(_) => false,
-                };
-            if !keeps {
-                return false;
-            }
-        }
-        if op.operands.iter().any(|v| aligned.contains(v)) {
-            aligned.push(V(next));
-        }
-        next += op.results.len() as u32;
-    }
-    true
-}
-
-fn reads_own_row(g: &Generic, operand: usize, rows: usize) -> bool {
-    let identity = |map: &[Option<u32>]| map.iter().zip(0..).all(|(m, d)| *m == Some(d));
-    let map = g.maps.get(operand).and_then(|m| m.get(..rows));
-    map.is_some_and(identity)
-        && g.out.len() >= rows
-        && g.out[..rows].iter().zip(0..).all(|(o, d)| *o == d)
 }

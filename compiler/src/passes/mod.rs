@@ -9,11 +9,13 @@ pub mod canonicalize_cse;
 pub mod views;
 pub mod fuse;
 pub mod preserve_old_values;
+pub mod epilogue;
 pub mod schedule;
 pub mod outline;
 pub mod bufferise;
 mod facts;
 mod merge;
+mod order;
 pub mod pointwise;
 
 use crate::program::{EntryFn, Kernel, Program, Slot};

@@ -45,7 +45,8 @@ fn copy_old_values(entry: &mut EntryFn, kernels: &mut Interner) {
             ResultTarget::Update(name) | ResultTarget::Fetch(name) => name.clone(),
         };
         let (args, nodes, first_result) = (vec![slot], vec![node], Slot(next));
-        entry.calls.push(Call { kernel, args, first_result, nodes, epilogue: None });
+        let (epilogue, decisions) = (None, Vec::new());
+        entry.calls.push(Call { kernel, args, first_result, nodes, epilogue, decisions });
         copies.insert(slot, first_result);
         entry.results[i].value = first_result;
         next += 1;

@@ -150,6 +150,7 @@ impl Step<'_> {
             groups: b.shape[0],
             k: a.shape[1],
             n,
+            epilogue: None,
         }))
     }
 
@@ -168,6 +169,7 @@ impl Step<'_> {
             groups: offsets.shape[0] - 1,
             k: a.shape[1],
             n: b.shape[1],
+            epilogue: None,
         }))
     }
 }

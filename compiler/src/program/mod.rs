@@ -14,15 +14,19 @@
 //! - Kernel bodies are SSA, ops in dependency order, every shape static.
 //! - After import every call's kernel holds one graph op; after `fuse`, one fusion group.
 
+mod decision;
 mod literal;
 mod scalar_names;
 pub mod normal;
+pub mod rows;
 pub mod print;
 pub mod read;
 pub mod verify;
 pub mod evaluate;
 
 pub(crate) mod view;
+
+pub use decision::{Decision, Reason, Rule};
 
 use crate::scalar::Body;
 use crate::types::{DType, Type};
@@ -285,9 +289,11 @@ pub struct Call {
     pub first_result: Slot,
     /// Paths of the RON nodes it computes.
     pub nodes: Vec<String>,
-    /// Set by `fuse` on an elementwise call that runs on each finished range of this many rows of
-    /// the contraction called just before it.
+    /// Set by `epilogue` on a call that runs on panels of rows of the contraction called just
+    /// before it, as they are finished: the number of rows, which lead all results of both.
     pub epilogue: Option<u64>,
+    /// What fusion decided about it.
+    pub decisions: Vec<Decision>,
 }
 
 /// Element type a float reduction or contraction accumulates in.

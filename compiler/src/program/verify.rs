@@ -6,7 +6,10 @@
 
 use std::collections::HashSet;
 
-use super::{ContractDims, EntryFn, Generic, Kernel, KernelOp, OpKind, Place, Program, Slot, V};
+use super::rows::{finished_rows, row_aligned};
+use super::{
+    Call, ContractDims, EntryFn, Generic, Kernel, KernelOp, OpKind, Place, Program, Slot, V,
+};
 use crate::diagnostic::InternalError;
 use crate::types::{DType, Type};
 
@@ -173,6 +176,19 @@ fn verify_contract(dims: &ContractDims, operands: &[&Type], to: &Type) -> Check 
     Ok(())
 }
 
+/// Whether a call can run on this many rows of the contraction called before it.
+fn verify_epilogue(call: &Call, rows: u64, before: Option<&Call>, kernels: &[Kernel]) -> bool {
+    let kernel = &kernels[call.kernel as usize];
+    let Some(host) = before.filter(|host| host.epilogue.is_none()) else { return false };
+    let Some(led) = finished_rows(&kernels[host.kernel as usize]) else { return false };
+    let mut reads = call.args.iter().enumerate().filter(|(_, slot)| **slot == host.first_result);
+    let aligned = |(param, _)| row_aligned(kernel, param, led.len());
+    led.iter().product::<u64>() == rows
+        && call.args.contains(&host.first_result)
+        && reads.all(aligned)
+        && kernel.result_types().iter().all(|ty| ty.shape.starts_with(led))
+}
+
 fn verify_entry(entry: &EntryFn, kernels: &[Kernel]) -> Check {
     let mut types: Vec<Type> = entry.args.iter().map(|a| a.ty.clone()).collect();
     for (i, call) in entry.calls.iter().enumerate() {
@@ -183,7 +199,9 @@ fn verify_entry(entry: &EntryFn, kernels: &[Kernel]) -> Check {
         ensure(fits, || format!("call {i} does not fit `{}`", kernel.name))?;
         let first = Slot(types.len() as u32);
         ensure(call.first_result == first, || format!("call {i} is not numbered in order"))?;
-        ensure(call.epilogue.is_none() || i > 0, || "an epilogue of nothing".into())?;
+        let before = i.checked_sub(1).map(|b| &entry.calls[b]);
+        let fits = call.epilogue.is_none_or(|rows| verify_epilogue(call, rows, before, kernels));
+        ensure(fits, || format!("call {i} is no epilogue of the call before it"))?;
         types.extend(kernel.result_types());
     }
     let known = |s: Slot| (s.0 as usize) < types.len();

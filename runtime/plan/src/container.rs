@@ -1,7 +1,7 @@
 //! The plan's file: a few readable lines, the RON header, then each kernel's text.
 //!
 //! ```text
-//! perilune-plan 1
+//! perilune-plan 2
 //! blake3 <64 hexadecimal digits over every byte after this line>
 //! header <bytes>
 //! (format: 1, name: "k2-nano/train", …)
@@ -165,7 +165,7 @@ mod tests {
         let bytes = write(&plan()).unwrap();
         assert_eq!(read(&bytes).unwrap(), plan());
         assert_eq!(write(&read(&bytes).unwrap()).unwrap(), bytes);
-        assert!(bytes.starts_with(b"perilune-plan 1\nblake3 "));
+        assert!(bytes.starts_with(b"perilune-plan 2\nblake3 "));
     }
 
     #[test]
@@ -186,7 +186,8 @@ mod tests {
         let mut body = String::new();
         section(&mut body, "header", header);
         body.push_str("end\n");
-        format!("{MAGIC} 1\nblake3 {}\n{body}", blake3::hash(body.as_bytes())).into_bytes()
+        format!("{MAGIC} {FORMAT_VERSION}\nblake3 {}\n{body}", blake3::hash(body.as_bytes()))
+            .into_bytes()
     }
 
     #[test]

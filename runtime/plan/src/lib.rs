@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use verify::PlanError;
 
 /// Version of the plan format; a reader refuses any other.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Element type of a buffer, named as in MLIR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -329,19 +329,23 @@ pub struct Contract {
     /// C is symmetric (A·Aᵀ and its polynomials, as in Newton–Schulz): the runtime may compute one
     /// triangle and mirror it.
     pub symmetric: bool,
-    /// Elementwise kernel to run on each finished range of rows while it is in cache.
+    /// What runs on each panel of finished rows.
     pub epilogue: Option<Epilogue>,
 }
 
-/// A kernel whose block `i` reads and writes only rows `[i·rows, (i+1)·rows)` of the flattened
-/// `batch × m` rows of the contraction it follows.
+/// A kernel that runs on the rows of a contraction's result as they are finished, while they are
+/// in cache. Row `i` of the result is its elements `[i·row, (i + 1)·row)`; block `i` of the kernel
+/// reads of the result, and of what it writes, row `i` only. There are as many blocks as rows.
+///
+/// The kernel may run any time after its row is finished and before the step ends, so it writes
+/// nothing that the contraction reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Epilogue {
     /// The kernel and its arguments.
     pub launch: Launch,
-    /// Rows per block.
-    pub rows: u64,
+    /// Elements of a row of `c`.
+    pub row: u64,
 }
 
 /// A contraction over rows grouped by expert. `offsets` is i32 `[groups + 1]`, ascending, from 0
@@ -371,6 +375,8 @@ pub struct Ragged {
     pub k: u64,
     /// Columns of `c`.
     pub n: u64,
+    /// What runs on each panel of finished rows.
+    pub epilogue: Option<Epilogue>,
 }
 
 /// The two ragged contractions; each is the other's gradient.

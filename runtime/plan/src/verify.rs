@@ -10,8 +10,8 @@ use std::collections::HashSet;
 use thiserror::Error;
 
 use crate::{
-    Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, FORMAT_VERSION,
-    HeadsView, Launch, Loop, Place, Plan, Ragged, RaggedForm, StepOp, View,
+    Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, Epilogue,
+    FORMAT_VERSION, HeadsView, Launch, Loop, Place, Plan, Ragged, RaggedForm, StepOp, View,
 };
 
 /// Largest element count of anything in a plan (2⁴⁸).
@@ -188,6 +188,19 @@ fn buffer(entry: &Entry, n: u32) -> Result<&Buffer, String> {
     entry.buffers.get(n as usize).ok_or_else(|| format!("no buffer {n}"))
 }
 
+/// Where a buffer lies: which memory, and its first and last byte there.
+fn bytes(buffer: &Buffer) -> (Option<Place>, u64, u64) {
+    let length = buffer.elems.saturating_mul(buffer.dtype.bytes());
+    match buffer.place {
+        Place::Arena(offset) => (None, offset, offset.saturating_add(length)),
+        place => (Some(place), 0, length),
+    }
+}
+
+fn overlap(a: (Option<Place>, u64, u64), b: (Option<Place>, u64, u64)) -> bool {
+    a.0 == b.0 && a.1 < b.2 && b.1 < a.2
+}
+
 /// Checks of one step.
 struct StepCx<'a> {
     plan: &'a Plan,
@@ -273,15 +286,32 @@ impl StepCx<'_> {
         if c.m.b != 0 || c.n.a != 0 || c.k.c != 0 || c.sum.iter().any(|l| l.c != 0) {
             return Err("a loop moves an operand it must not".to_owned());
         }
-        let Some(epilogue) = &c.epilogue else { return Ok(()) };
+        let shape: Vec<u64> = c.batch.iter().chain([&c.m, &c.n]).map(|l| l.extent).collect();
+        self.epilogue(c.epilogue.as_ref(), elems(&shape)?, &[c.a, c.b])
+    }
+
+    /// An epilogue on a result of `made` elements: a block for each row, and it writes nothing that
+    /// the contraction may still read.
+    fn epilogue(&self, epilogue: Option<&Epilogue>, made: u64, read: &[View]) -> Check {
+        let Some(epilogue) = epilogue else { return Ok(()) };
         self.launch(&epilogue.launch)?;
-        let rows = c.batch.iter().try_fold(c.m.extent, |n, l| n.checked_mul(l.extent));
-        let blocks = self.plan.kernels[epilogue.launch.kernel as usize].blocks;
-        let covered = rows.filter(|_| epilogue.rows > 0).map(|r| r.div_ceil(epilogue.rows));
-        match covered == Some(blocks) {
-            true => Ok(()),
-            false => Err(format!("an epilogue of {blocks} blocks does not cover the rows")),
+        let kernel = &self.plan.kernels[epilogue.launch.kernel as usize];
+        if epilogue.row == 0 || kernel.blocks.checked_mul(epilogue.row) != Some(made) {
+            let (blocks, row) = (kernel.blocks, epilogue.row);
+            return Err(format!("an epilogue of {blocks} blocks on {made} elements, {row} a row"));
         }
+        for (param, arg) in kernel.params.iter().zip(&epilogue.launch.args) {
+            let written = bytes(buffer(self.entry, *arg)?);
+            for view in read.iter().filter(|_| param.written) {
+                if overlap(written, bytes(buffer(self.entry, view.buffer)?)) {
+                    return Err(format!(
+                        "an epilogue writes buffer {}, which is read",
+                        view.buffer
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn ragged(&self, r: &Ragged) -> Check {
@@ -306,7 +336,10 @@ impl StepCx<'_> {
                 self.strided(r.c, &[(r.groups, matrix), (r.k, row), (r.n, 1)])?;
             }
         }
-        self.writable(r.c.buffer)
+        self.writable(r.c.buffer)?;
+        let outer = if r.form == RaggedForm::Rows { [r.rows, 1] } else { [r.groups, r.k] };
+        let made = elems(&[outer[0], outer[1], r.n])?;
+        self.epilogue(r.epilogue.as_ref(), made, &[r.a, r.b, r.offsets])
     }
 
     fn heads(&self, view: &HeadsView, [batch, seq, heads, dim]: [u64; 4]) -> Check {

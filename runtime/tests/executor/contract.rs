@@ -1,7 +1,7 @@
 //! Contractions against plain f64 loops, at odd and zero sizes.
 
-use crate::support::{PlanBuilder, assert_close, noise_tensor, values, whole};
-use perilune_plan::{Contract, DType, Epilogue, KernelDecl, KernelParam, Launch, Loop, StepOp};
+use crate::support::{PlanBuilder, add_one, assert_close, noise_tensor, values, whole};
+use perilune_plan::{Contract, DType, Epilogue, Launch, Loop, StepOp};
 use perilune_runtime::HostTensor;
 use proptest::prelude::*;
 
@@ -153,70 +153,117 @@ fn a_symmetric_product_is_mirrored() {
     }
 }
 
-/// A kernel that adds 1 to every element of its rows: `rows × n` f32 per block.
-fn add_one(elems: u64, block_elems: u64) -> KernelDecl {
-    let text = format!(
-        "function %add_one(i64, i64, i64) system_v {{
-block0(v0: i64, v1: i64, v2: i64):
-    v3 = load.i64 v0
-    v4 = iconst.i64 {}
-    v5 = imul v1, v4
-    v6 = imul v2, v4
-    v7 = f32const 0x1.0
-    jump block1(v5)
-block1(v8: i64):
-    v9 = icmp slt v8, v6
-    brif v9, block2, block3
-block2:
-    v10 = iadd v3, v8
-    v11 = load.f32 v10
-    v12 = fadd v11, v7
-    store v12, v10
-    v13 = iconst.i64 4
-    v14 = iadd v8, v13
-    jump block1(v14)
-block3:
-    return
-}}",
-        4 * block_elems
-    );
-    KernelDecl {
-        name: "add_one".to_owned(),
-        text,
-        params: vec![KernelParam { dtype: DType::f32, elems, written: true }],
-        blocks: elems / block_elems,
-        threads: 1,
-        flops: elems,
-        bytes: 8 * elems,
-        numerics: "f32".to_owned(),
+/// The contraction with an epilogue that adds 1 to each element of its result, row by row.
+fn check_epilogue(mut contract: Contract, elems: [u64; 3], row: u64, tolerance: f64) {
+    let mut builder = PlanBuilder::new();
+    let a = builder.feed(DType::f32, &[elems[0]]);
+    let b = if contract.symmetric { a } else { builder.feed(DType::f32, &[elems[1]]) };
+    let c = builder.result(DType::f32, &[elems[2]]);
+    let kernel = builder.kernel(add_one(elems[2], row));
+    (contract.a.buffer, contract.b.buffer, contract.c.buffer) = (a, b, c);
+    contract.epilogue = Some(Epilogue { launch: Launch { kernel, args: vec![c] }, row });
+    builder.step(StepOp::Contract(contract.clone()));
+    let mut feeds = vec![noise_tensor(3, &[elems[0]])];
+    if !contract.symmetric {
+        feeds.push(noise_tensor(4, &[elems[1]]));
     }
+    let found = values(&builder.run_all(&feeds)[0]);
+    let mut expected = vec![0.0; found.len()];
+    let last = feeds.last().expect("there is one");
+    truth(&contract, &values(&feeds[0]), &values(last), &mut expected);
+    expected.iter_mut().for_each(|x| *x += 1.0);
+    assert_close(&found, &expected, tolerance, &format!("{contract:?}"));
 }
 
 #[test]
 fn an_epilogue_sees_every_row_once_and_finished() {
-    // Rows per block: whole products, part of a tile, one that no tile honours, across batches.
-    for (batch, m, n, k, rows) in [
-        (5, 8, 6, 4, 8),
-        (40, 4, 4, 4, 2),
-        (1, 600, 520, 90, 4),
-        (1, 600, 520, 90, 25),
-        (4, 3, 8, 2, 6),
+    // Whole products, tiles of rows and columns, odd sizes, one row each, no rows, no sum.
+    for (batch, m, n, k) in [
+        (5, 8, 6, 4),
+        (40, 4, 4, 4),
+        (1, 600, 520, 90),
+        (3, 517, 261, 70),
+        (700, 1, 5, 3),
+        (1, 3, 700, 260),
+        (4, 0, 8, 2),
+        (0, 4, 8, 2),
+        (4, 5, 8, 0),
     ] {
+        let elems = [batch * m * k, batch * k * n, batch * m * n];
+        check_epilogue(dense(batch, m, n, k), elems, n, 3e-5);
+    }
+}
+
+#[test]
+fn an_epilogue_waits_for_every_item_that_shares_its_rows() {
+    // `b s d, h d e -> b s h e`: a row holds every head.
+    for (b, s, h, e, d) in
+        [(2u64, 130u64, 3u64, 70u64, 40u64), (3, 5, 7, 1, 2), (1, 300, 2, 130, 90)]
+    {
+        let [si, hi, ei, di] = [s, h, e, d].map(|n| n as i64);
+        let mut c = dense(1, b * s, e, d);
+        c.batch = vec![l(h, 0, di * ei, ei)];
+        c.m.c = hi * ei;
+        let elems = [b * s * d, h * d * e, b * s * h * e];
+        check_epilogue(c.clone(), elems, h * e, 3e-5);
+        // With the sequences as a batch of their own, and the heads outside them.
+        c.m.extent = s;
+        c.batch = vec![l(h, 0, di * ei, ei), l(b, si * di, 0, si * hi * ei)];
+        check_epilogue(c, elems, h * e, 3e-5);
+    }
+}
+
+#[test]
+fn an_epilogue_waits_for_both_sides_of_the_diagonal() {
+    for (batch, n, k) in [(1u64, 517u64, 301u64), (3, 300, 64), (2, 17, 5)] {
+        let (ni, ki) = (n as i64, k as i64);
+        let mut c = dense(batch, n, n, k);
+        c.batch = vec![l(batch, ni * ki, ni * ki, ni * ni)];
+        (c.k.b, c.n.b, c.symmetric) = (1, ki, true);
+        check_epilogue(c, [batch * n * k, 0, batch * n * n], n, 3e-5);
+    }
+}
+
+#[test]
+fn an_epilogue_of_rows_across_tiles_runs_after_the_contraction() {
+    // The result transposed: its rows run down the product's columns.
+    let mut c = dense(1, 300, 275, 33);
+    (c.m.c, c.n.c) = (1, 300);
+    check_epilogue(c, [300 * 33, 33 * 275, 300 * 275], 300, 3e-5);
+    // Rows of half a step, and of two.
+    for row in [10, 40] {
+        check_epilogue(dense(1, 300, 20, 33), [300 * 33, 33 * 20, 300 * 20], row, 3e-5);
+    }
+}
+
+#[test]
+fn an_epilogue_that_does_not_fit_is_refused() {
+    let refused = |change: fn(&mut Epilogue)| {
         let mut builder = PlanBuilder::new();
-        let a = builder.feed(DType::f32, &[batch * m * k]);
-        let b = builder.feed(DType::f32, &[batch * k * n]);
-        let c = builder.result(DType::f32, &[batch * m * n]);
-        let kernel = builder.kernel(add_one(batch * m * n, rows * n));
-        let mut contract = dense(batch, m, n, k);
-        (contract.a.buffer, contract.b.buffer, contract.c.buffer) = (a, b, c);
-        contract.epilogue = Some(Epilogue { launch: Launch { kernel, args: vec![c] }, rows });
-        builder.step(StepOp::Contract(contract.clone()));
-        let feeds = [noise_tensor(3, &[batch * m * k]), noise_tensor(4, &[batch * k * n])];
-        let found = values(&builder.run_all(&feeds)[0]);
-        let mut expected = vec![0.0; found.len()];
-        truth(&contract, &values(&feeds[0]), &values(&feeds[1]), &mut expected);
-        expected.iter_mut().for_each(|x| *x += 1.0);
-        assert_close(&found, &expected, 3e-5, "epilogue");
+        let feeds = [builder.feed(DType::f32, &[24]), builder.feed(DType::f32, &[24])];
+        let (a, c) = (builder.temporary(DType::f32, 24), builder.result(DType::f32, &[16]));
+        builder.step(StepOp::Copy { src: feeds[0], dst: a });
+        let kernel = builder.kernel(add_one(16, 4));
+        let mut epilogue = Epilogue { launch: Launch { kernel, args: vec![c] }, row: 4 };
+        change(&mut epilogue);
+        let mut contract = dense(1, 4, 4, 6);
+        (contract.a.buffer, contract.b.buffer, contract.c.buffer) = (a, feeds[1], c);
+        contract.epilogue = Some(epilogue);
+        builder.step(StepOp::Contract(contract));
+        let feed = noise_tensor(1, &[24]);
+        builder.run(1, &[feed.clone(), feed]).err().map(|e| e.to_string())
+    };
+    assert_eq!(refused(|_| ()), None);
+    let cases: [(fn(&mut Epilogue), &str); 4] = [
+        (|e| e.row = 0, "4 blocks, 0 elements a row"),
+        (|e| e.row = 2, "4 blocks, 2 elements a row"),
+        (|e| e.launch.kernel = 7, "kernel 7 does not exist"),
+        // Over what the contraction still reads.
+        (|e| e.launch.args = vec![2], "which is read"),
+    ];
+    for (change, reason) in cases {
+        let message = refused(change).unwrap_or_default();
+        assert!(message.contains(reason), "`{message}` for `{reason}`");
     }
 }
 

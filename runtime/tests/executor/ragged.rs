@@ -1,10 +1,10 @@
 //! Ragged products against plain f64 loops: empty groups, odd sizes, bad offsets.
 
-use perilune_plan::{DType, Ragged, RaggedForm, StepOp};
+use perilune_plan::{DType, Epilogue, Launch, Ragged, RaggedForm, StepOp};
 use perilune_runtime::{HostTensor, RuntimeError};
 use proptest::prelude::*;
 
-use crate::support::{PlanBuilder, assert_close, noise_tensor, values, whole};
+use crate::support::{PlanBuilder, add_one, assert_close, noise_tensor, values, whole};
 
 /// Extents of a ragged product; `a` has `pad` unused elements after each row.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,19 @@ impl Case {
             groups: self.groups,
             k: self.k,
             n: self.n,
+            epilogue: None,
         }));
+        builder
+    }
+
+    /// The same, with an epilogue that adds 1 to each element of the result, row by row.
+    fn with_epilogue(&self) -> PlanBuilder {
+        let mut builder = self.builder(DType::f32);
+        let kernel = builder.kernel(add_one(self.shapes()[2], self.n));
+        let step = builder.entry().steps.last_mut().map(|step| &mut step.op);
+        let Some(StepOp::Ragged(ragged)) = step else { panic!("the step is ragged") };
+        let launch = Launch { kernel, args: vec![ragged.c.buffer] };
+        ragged.epilogue = Some(Epilogue { launch, row: self.n });
         builder
     }
 
@@ -96,6 +108,11 @@ impl Case {
         let found = self.builder(dtype).run_all(&feeds);
         let truth = self.truth(&values(&feeds[0]), &values(&feeds[1]), offsets);
         assert_close(&values(&found[0]), &truth, tolerance, &format!("{self:?}"));
+        if self.n > 0 && dtype == DType::f32 {
+            let found = self.with_epilogue().run_all(&feeds);
+            let truth: Vec<f64> = truth.iter().map(|x| x + 1.0).collect();
+            assert_close(&values(&found[0]), &truth, tolerance, &format!("epilogue of {self:?}"));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Small plans for the executor's tests: operands are feeds, results are fetches.
 use perilune_plan::{
-    Buffer, DType, Entry, FORMAT_VERSION, FeedDecl, FetchDecl, KernelDecl, Place, Plan, Step,
-    StepOp, View,
+    Buffer, DType, Entry, FORMAT_VERSION, FeedDecl, FetchDecl, KernelDecl, KernelParam, Place,
+    Plan, Step, StepOp, View,
 };
 use perilune_runtime::{HostTensor, Options, RuntimeError, Session};
 
@@ -105,6 +105,45 @@ impl PlanBuilder {
             }
         }
         one
+    }
+}
+
+/// A kernel that adds 1 to each of `elems` f32 in place, `block_elems` of them a block.
+pub(crate) fn add_one(elems: u64, block_elems: u64) -> KernelDecl {
+    let text = format!(
+        "function %add_one(i64, i64, i64) system_v {{
+block0(v0: i64, v1: i64, v2: i64):
+    v3 = load.i64 v0
+    v4 = iconst.i64 {}
+    v5 = imul v1, v4
+    v6 = imul v2, v4
+    v7 = f32const 0x1.0
+    jump block1(v5)
+block1(v8: i64):
+    v9 = icmp slt v8, v6
+    brif v9, block2, block3
+block2:
+    v10 = iadd v3, v8
+    v11 = load.f32 v10
+    v12 = fadd v11, v7
+    store v12, v10
+    v13 = iconst.i64 4
+    v14 = iadd v8, v13
+    jump block1(v14)
+block3:
+    return
+}}",
+        4 * block_elems
+    );
+    KernelDecl {
+        name: "add_one".to_owned(),
+        text,
+        params: vec![KernelParam { dtype: DType::f32, elems, written: true }],
+        blocks: elems / block_elems.max(1),
+        threads: 1,
+        flops: elems,
+        bytes: 8 * elems,
+        numerics: "f32".to_owned(),
     }
 }
 

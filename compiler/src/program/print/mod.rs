@@ -13,7 +13,7 @@ mod kernel;
 use std::fmt::Write as _;
 
 use super::literal::{string, symbol};
-use super::{ArgKind, Call, EntryFn, Kernel, Place, Program, ResultTarget, Slot};
+use super::{ArgKind, Call, Decision, EntryFn, Kernel, Place, Program, ResultTarget, Slot};
 use crate::types::Type;
 
 /// The text of a program.
@@ -113,6 +113,9 @@ fn print_call(
     if let Some(rows) = call.epilogue {
         attributes.push(format!("perilune.epilogue = {rows} : i64"));
     }
+    if !call.decisions.is_empty() {
+        attributes.push(format!("perilune.fusion = [{}]", list(&call.decisions, decision)));
+    }
     if let Some(layout) = &entry.layout {
         let places = list(&results, |s| place_name(layout.places[s.0 as usize]));
         attributes.push(format!("perilune.places = [{places}]"));
@@ -131,6 +134,18 @@ fn print_call(
         out,
         "    {names}{equals}func.call {callee}({args}){attributes} : ({inputs}) -> ({outputs}){location}",
     );
+}
+
+fn decision(d: &Decision) -> String {
+    format!(
+        "{{bytes = {} : i64, code = \"{}\", from = {}, rows = {} : i64, rule = \"{}\", to = {}}}",
+        d.bytes,
+        d.reason.code(),
+        string(&d.from),
+        d.rows,
+        d.rule.name(),
+        string(&d.to),
+    )
 }
 
 /// Node paths as a location.

@@ -22,8 +22,8 @@ use melior::ir::{
 
 use super::verify::verify;
 use super::{
-    ArgKind, Call, EntryArg, EntryFn, EntryResult, Kernel, Layout, Place, Program, ResultTarget,
-    Slot,
+    ArgKind, Call, Decision, EntryArg, EntryFn, EntryResult, Kernel, Layout, Place, Program,
+    Reason, ResultTarget, Rule, Slot,
 };
 use crate::mlir::Mlir;
 use crate::types::{DType, Type};
@@ -145,6 +145,10 @@ fn attribute<'c>(op: Op<'c, '_>, attribute: &str) -> Result<Attribute<'c>> {
 }
 
 fn string(attribute: Attribute<'_>) -> Result<String> {
+    // melior makes a slice of an empty string's pointer, which is null.
+    if attribute.to_string() == "\"\"" {
+        return Ok(String::new());
+    }
     match StringAttribute::try_from(attribute) {
         Ok(s) => Ok(s.value().to_owned()),
         Err(e) => refuse(e.to_string()),
@@ -324,7 +328,31 @@ fn call(
     }
     let epilogue = op.attribute("perilune.epilogue").ok().map(unsigned).transpose()?;
     let nodes = nodes(op.location())?;
-    Ok(Call { kernel: *kernel, args, first_result, nodes, epilogue })
+    let decisions = match op.attribute("perilune.fusion") {
+        Ok(list) => array(list)?.into_iter().map(decision).collect::<Result<_>>()?,
+        Err(_) => Vec::new(),
+    };
+    Ok(Call { kernel: *kernel, args, first_result, nodes, epilogue, decisions })
+}
+
+fn decision(attribute: Attribute<'_>) -> Result<Decision> {
+    let Ok(fields) = DictionaryAttribute::try_from(attribute) else {
+        return refuse("a decision is a dictionary");
+    };
+    let field = |name: &str| match fields.element_by_name(name) {
+        Some(value) => Ok(value),
+        None => refuse(format!("a decision without `{name}`")),
+    };
+    let (code, rule) = (string(field("code")?)?, string(field("rule")?)?);
+    let Some(reason) = Reason::ALL.iter().copied().find(|r| r.code() == code) else {
+        return refuse(format!("reason `{code}` is not known"));
+    };
+    let Some(rule) = Rule::ALL.iter().copied().find(|r| r.name() == rule) else {
+        return refuse(format!("rule `{rule}` is not known"));
+    };
+    let (from, to) = (string(field("from")?)?, string(field("to")?)?);
+    let (bytes, rows) = (unsigned(field("bytes")?)?, unsigned(field("rows")?)?);
+    Ok(Decision { rule, reason, from, to, bytes, rows })
 }
 
 fn call_places(op: Op<'_, '_>) -> Result<Vec<Place>> {

@@ -6,13 +6,14 @@
 //! - No two tasks of a bound step write one element.
 
 use perilune_plan::{
-    Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, HeadsView, Launch,
-    Loop, Plan, Ragged, RaggedForm, StepOp, View,
+    Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, Epilogue, HeadsView,
+    Launch, Loop, Plan, Ragged, RaggedForm, StepOp, View,
 };
 
 use super::attention::{AttentionExtents, AttentionStep, Heads};
 use super::attention_grad::AttentionGradStep;
 use super::contract::ContractStep;
+use super::epilogue::EpilogueStep;
 use super::jit::{Kernel, Kernels};
 use super::matrix::{Extents, Operand, Scale};
 use super::memory::Span;
@@ -217,13 +218,7 @@ impl Binder<'_> {
             return Err(format!("{} × {} is not symmetric", extents.m, extents.n));
         }
         check_total(&all)?;
-        let epilogue = match &c.epilogue {
-            None => None,
-            Some(epilogue) if epilogue.rows == 0 => {
-                return Err("the epilogue's blocks have no rows".to_owned());
-            }
-            Some(epilogue) => Some((self.launch(&epilogue.launch)?, epilogue.rows as usize)),
-        };
+        let made = loops.iter().try_fold(1u64, |n, l| n.checked_mul(l.extent));
         Ok(ContractStep {
             a: self.operand("a", c.a, &a, [c.m.a, c.k.a])?,
             b: self.operand("b", c.b, &b, [c.k.b, c.n.b])?,
@@ -233,8 +228,22 @@ impl Binder<'_> {
             extents,
             scale: Scale { alpha: c.alpha, keep: c.accumulate },
             symmetric: c.symmetric,
-            epilogue,
+            epilogue: self.epilogue(c.epilogue.as_ref(), made)?,
         })
+    }
+
+    /// An epilogue on a result of `made` elements: a block for each row.
+    fn epilogue(
+        &self,
+        epilogue: Option<&Epilogue>,
+        made: Option<u64>,
+    ) -> Bound<Option<EpilogueStep>> {
+        let Some(Epilogue { launch, row }) = epilogue else { return Ok(None) };
+        let call = self.launch(launch)?;
+        if *row == 0 || made.is_none() || call.blocks.checked_mul(*row) != made {
+            return Err(format!("an epilogue of {} blocks, {row} elements a row", call.blocks));
+        }
+        Ok(Some(EpilogueStep { call, row: *row as usize }))
     }
 
     fn ragged(&self, r: &Ragged) -> Bound<RaggedStep> {
@@ -251,6 +260,8 @@ impl Binder<'_> {
                 (vec![(rows, b_row), (r.n, b_column)], vec![(groups, matrix), (k, n), (r.n, 1)])
             }
         };
+        let outer = if r.form == RaggedForm::Rows { rows } else { groups.saturating_mul(k) };
+        let made = outer.checked_mul(r.n);
         let groups_plus = groups.checked_add(1).ok_or("too many groups")?;
         Ok(RaggedStep {
             form: r.form,
@@ -262,6 +273,7 @@ impl Binder<'_> {
             rows: rows as usize,
             k: k as usize,
             n: r.n as usize,
+            epilogue: self.epilogue(r.epilogue.as_ref(), made)?,
         })
     }
 

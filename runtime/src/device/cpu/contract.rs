@@ -3,14 +3,12 @@
 //! # Invariants
 //! - Tiles depend on the extents alone, so neither the number of threads nor their timing shows.
 //! - A tile's outer sums run in order on one thread, in f32, and are rounded once.
-//! - An epilogue's block runs after every tile of its rows, exactly once.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use perilune_plan::Loop;
 
-use super::bind::KernelCall;
+use super::epilogue::{EpilogueStep, Panels, row_items};
 use super::matrix::{Extents, Operand, Scale, copy, multiply};
 use super::pool::{Pool, WorkerPanic};
 
@@ -33,7 +31,7 @@ pub(crate) struct ContractStep {
     pub(crate) extents: Extents,
     pub(crate) scale: Scale,
     pub(crate) symmetric: bool,
-    pub(crate) epilogue: Option<(KernelCall, usize)>,
+    pub(crate) epilogue: Option<EpilogueStep>,
 }
 
 thread_local! {
@@ -110,23 +108,42 @@ impl ContractStep {
         }
         let sums: u64 = self.sum.iter().map(|l| l.extent).product();
         let tiling = tiling(self.extents, sums.max(1), self.symmetric);
+        let panels = self.panels(tiling);
         let batch = batch as usize;
-        if self.symmetric && tiling.row_tiles > 1 {
-            self.run_symmetric(pool, batch, tiling)?;
-            return self.run_epilogue(pool);
+        match self.is_triangle(tiling) {
+            true => self.run_symmetric(pool, batch, tiling, panels.as_ref())?,
+            false => self.run_tiles(pool, batch, tiling, panels.as_ref())?,
         }
-        match &self.epilogue {
-            Some((call, rows))
-                if m.is_multiple_of(*rows)
-                    && (tiling.row_tiles == 1 || tiling.rows.is_multiple_of(*rows)) =>
-            {
-                self.run_tiles(pool, batch, tiling, Some((call, *rows)))
-            }
-            _ => {
-                self.run_tiles(pool, batch, tiling, None)?;
-                self.run_epilogue(pool)
-            }
+        match (&self.epilogue, panels) {
+            (Some(epilogue), None) => epilogue.run(pool),
+            _ => Ok(()),
         }
+    }
+
+    /// Whether only the tiles on and below the diagonal are computed.
+    fn is_triangle(&self, tiling: Tiling) -> bool {
+        self.symmetric && tiling.row_tiles > 1
+    }
+
+    /// A panel for each row of tiles, where the epilogue's rows are a tile's.
+    fn panels(&self, tiling: Tiling) -> Option<Panels<'_>> {
+        let epilogue = self.epilogue.as_ref()?;
+        let of = |extent: usize, c: isize| Loop { extent: extent as u64, a: 0, b: 0, c: c as i64 };
+        let (m, n) = (of(self.extents.m, self.c.rs), of(self.extents.n, self.c.cs));
+        let items = row_items(&self.batch, m, n, epilogue.row)?;
+        // A tile below the diagonal is a part of two rows of tiles.
+        let tiles = if self.is_triangle(tiling) { tiling.row_tiles } else { tiling.column_tiles };
+        let tiles = u32::try_from(tiles * items.sharing).ok()?;
+        epilogue.panels((0..items.apart * tiling.row_tiles).map(|_| tiles))
+    }
+
+    /// Says that a tile of this item and row of tiles is done.
+    fn finish(&self, panels: Option<&Panels>, item: usize, tiling: Tiling, row: usize) {
+        let (Some(panels), Some(epilogue)) = (panels, &self.epilogue) else { return };
+        let [_, _, c] = offsets(&self.batch, item as u64);
+        let (first, m) = (c as usize / epilogue.row, self.extents.m);
+        let (begin, end) = (row * tiling.rows, m.min((row + 1) * tiling.rows));
+        panels.finish(first / m * tiling.row_tiles + row, first + begin..first + end);
     }
 
     fn run_tiles(
@@ -134,14 +151,9 @@ impl ContractStep {
         pool: &mut Pool,
         batch: usize,
         tiling: Tiling,
-        epilogue: Option<(&KernelCall, usize)>,
+        panels: Option<&Panels>,
     ) -> Result<(), WorkerPanic> {
         let Tiling { row_tiles, column_tiles, group, .. } = tiling;
-        let counters = match (epilogue, column_tiles) {
-            (Some(_), 2..) => batch * row_tiles,
-            _ => 0,
-        };
-        let finished: Vec<AtomicU32> = (0..counters).map(|_| AtomicU32::new(0)).collect();
         let tasks = batch.div_ceil(group) * row_tiles * column_tiles;
         pool.run(tasks as u64, 1, &|range| {
             for task in range {
@@ -150,19 +162,7 @@ impl ContractStep {
                 let (first, row) = (rest / row_tiles * group, rest % row_tiles);
                 for item in first..batch.min(first + group) {
                     self.tile(item, tiling, row, column);
-                    let Some((call, rows)) = epilogue else { continue };
-                    let last = match finished.get(item * row_tiles + row) {
-                        Some(count) => {
-                            count.fetch_add(1, Ordering::AcqRel) + 1 == column_tiles as u32
-                        }
-                        None => true,
-                    };
-                    if last {
-                        let m = self.extents.m;
-                        let begin = item * m + row * tiling.rows;
-                        let end = item * m + m.min((row + 1) * tiling.rows);
-                        call.run_blocks((begin / rows) as u64, (end / rows) as u64);
-                    }
+                    self.finish(panels, item, tiling, row);
                 }
             }
         })
@@ -174,6 +174,7 @@ impl ContractStep {
         pool: &mut Pool,
         batch: usize,
         tiling: Tiling,
+        panels: Option<&Panels>,
     ) -> Result<(), WorkerPanic> {
         let triangle = tiling.row_tiles * (tiling.row_tiles + 1) / 2;
         pool.run((batch * triangle) as u64, 1, &|range| {
@@ -183,16 +184,11 @@ impl ContractStep {
                 self.tile(item, tiling, row, column);
                 if row != column {
                     self.mirror(item, tiling, row, column);
+                    self.finish(panels, item, tiling, column);
                 }
+                self.finish(panels, item, tiling, row);
             }
         })
-    }
-
-    fn run_epilogue(&self, pool: &mut Pool) -> Result<(), WorkerPanic> {
-        match &self.epilogue {
-            Some((call, _)) => call.run(pool),
-            None => Ok(()),
-        }
     }
 
     /// One tile of one batch item, all outer sums.

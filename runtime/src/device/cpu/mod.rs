@@ -11,6 +11,7 @@ pub mod attention;
 pub mod attention_grad;
 pub(crate) mod bind;
 pub mod contract;
+pub(crate) mod epilogue;
 pub mod exponential;
 pub mod jit;
 pub mod matrix;

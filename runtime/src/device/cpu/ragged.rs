@@ -3,11 +3,15 @@
 //! # Invariants
 //! - The offsets are read once per run and validated before any row is touched.
 //! - A row's result depends on its group alone; tasks are cut from each group's start.
+//! - Every row of the result lies in one panel, those that belong to no group in the last.
+
+use std::ops::Range;
 
 use perilune_plan::RaggedForm;
 
 use super::bind::StepFailure;
 use super::contract::{effort, tile_edges};
+use super::epilogue::{EpilogueStep, Panels};
 use super::matrix::{Extents, Operand, Scale, multiply};
 use super::memory::Span;
 use super::pool::Pool;
@@ -23,6 +27,7 @@ pub(crate) struct RaggedStep {
     pub(crate) rows: usize,
     pub(crate) k: usize,
     pub(crate) n: usize,
+    pub(crate) epilogue: Option<EpilogueStep>,
 }
 
 /// One tile of one group's product.
@@ -36,6 +41,13 @@ struct Task {
     row: usize,
     column: usize,
     extents: Extents,
+    /// The row of tiles it is in, counted over all groups.
+    panel: usize,
+}
+
+/// The panel after those of `tasks`, which are in order of their panels.
+fn next_panel(tasks: &[Task]) -> usize {
+    tasks.last().map_or(0, |task| task.panel + 1)
 }
 
 impl RaggedStep {
@@ -49,15 +61,38 @@ impl RaggedStep {
         let covered = offsets.last().copied().unwrap_or(0);
         if matches!(self.form, RaggedForm::Rows) && covered < self.rows {
             let extents = Extents { m: self.rows - covered, n: self.n, k: 0 };
-            let (begin, len) = (covered, extents.m);
-            tasks.push(Task { group: 0, begin, len, row: 0, column: 0, extents });
+            let (begin, len, panel) = (covered, extents.m, next_panel(&tasks));
+            tasks.push(Task { group: 0, begin, len, row: 0, column: 0, extents, panel });
         }
+        let panels = self.panels(&tasks);
         pool.run(tasks.len() as u64, 1, &|range| {
             for task in range {
-                self.tile(tasks[task as usize]);
+                let task = tasks[task as usize];
+                self.tile(task);
+                if let Some(panels) = &panels {
+                    panels.finish(task.panel, self.rows_of(task));
+                }
             }
         })?;
-        Ok(())
+        match (&self.epilogue, panels) {
+            (Some(epilogue), None) => Ok(epilogue.run(pool)?),
+            _ => Ok(()),
+        }
+    }
+
+    fn panels(&self, tasks: &[Task]) -> Option<Panels<'_>> {
+        let mut tiles = vec![0u32; next_panel(tasks)];
+        tasks.iter().for_each(|task| tiles[task.panel] += 1);
+        self.epilogue.as_ref()?.panels(tiles.into_iter())
+    }
+
+    /// The rows of the result that a task's panel is.
+    fn rows_of(&self, task: Task) -> Range<usize> {
+        let first = match self.form {
+            RaggedForm::Rows => task.begin + task.row,
+            RaggedForm::Outer => task.group * self.k + task.row,
+        };
+        first..first + task.extents.m
     }
 
     /// The offsets: from 0, ascending, at most `rows`.
@@ -88,17 +123,18 @@ impl RaggedStep {
         };
         let (rows, columns) = tile_edges(whole.m, whole.n, effort(whole));
         for row in (0..whole.m).step_by(rows) {
+            let panel = next_panel(tasks);
             for column in (0..whole.n).step_by(columns) {
                 let m = rows.min(whole.m - row);
                 let n = columns.min(whole.n - column);
                 let extents = Extents { m, n, k: whole.k };
-                tasks.push(Task { group, begin, len, row, column, extents });
+                tasks.push(Task { group, begin, len, row, column, extents, panel });
             }
         }
     }
 
     fn tile(&self, task: Task) {
-        let Task { group, begin, len, row, column, extents } = task;
+        let Task { group, begin, len, row, column, extents, .. } = task;
         debug_assert!(begin + len <= self.rows);
         let (a, b, c) = match self.form {
             RaggedForm::Rows => (

@@ -3,9 +3,11 @@
 //! # Invariants
 //! - With `--json`, stdout holds exactly one JSON document (or JSON lines where the command says so).
 //! - Without a terminal, or with NO_COLOR set, nothing coloured and no moving line is written.
-//! - A closed pipe ends the output silently, as other tools do.
+//! - A closed pipe ends the output silently, as other tools do; data that is lost for any other
+//!   reason makes the command fail.
 
-use std::io::{IsTerminal, Write};
+use std::cell::Cell;
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use serde_json::Value;
 
@@ -25,7 +27,7 @@ pub enum ColorChoice {
 }
 
 /// The two streams and how to use them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Console {
     /// Data as JSON.
     pub json: bool,
@@ -35,6 +37,8 @@ pub struct Console {
     pub color: bool,
     /// stderr is a terminal, so a line may move.
     pub live: bool,
+    /// Data could not be written.
+    lost: Cell<bool>,
 }
 
 impl Console {
@@ -47,14 +51,19 @@ impl Console {
             ColorChoice::Never => false,
             ColorChoice::Auto => terminal && !no_color,
         };
-        Console { json, quiet, color, live: terminal && !quiet }
+        Console { json, quiet, color, live: terminal && !quiet, lost: Cell::new(false) }
     }
 
     /// Writes data to stdout, ending it with a newline.
     pub fn data(&self, text: &str) {
         let newline = if text.ends_with('\n') { "" } else { "\n" };
+        let mut stdout = std::io::stdout().lock();
+        let written = write!(stdout, "{text}{newline}").and_then(|()| stdout.flush());
         // A reader that went away (`| head`) is no failure of ours.
-        let _ = write!(std::io::stdout().lock(), "{text}{newline}");
+        let Err(error) = written else { return };
+        if error.kind() != ErrorKind::BrokenPipe && !self.lost.replace(true) {
+            let _ = writeln!(std::io::stderr().lock(), "error: cannot write the output: {error}");
+        }
     }
 
     /// Writes a JSON document to stdout.
@@ -67,6 +76,11 @@ impl Console {
         if !self.quiet {
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
+    }
+
+    /// How the command ends: as it would, unless its data was lost.
+    pub fn end(&self, exit: Exit) -> Exit {
+        if self.lost.get() && exit == Exit::Ok { Exit::Environment } else { exit }
     }
 
     /// Reports a failure on the right streams and gives its exit code.

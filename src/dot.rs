@@ -16,7 +16,10 @@ use perilune_compiler::ops::Value;
 struct Shape {
     nodes: usize,
     op: &'static str,
+    /// Type of the last result.
     ty: String,
+    /// Type of the first value that another box reads.
+    passed_on: Option<String>,
 }
 
 /// The part of a graph below a path, merged to `depth` path parts (a layer and its number are one).
@@ -46,17 +49,21 @@ pub fn dot(graph: &Graph, under: &str, depth: usize) -> String {
         shape.nodes += 1;
         shape.op = node.op.name();
         shape.ty = node.results.first().map(|&v| graph.ty(v).to_string()).unwrap_or_default();
-        for from in node.operands.iter().filter_map(|v| made.get(v)) {
-            if !from.is_empty() && *from != name {
-                edges.insert((from.clone(), name.clone()));
-            }
+        for &value in &node.operands {
+            let Some(from) = made.get(&value).filter(|from| !from.is_empty() && **from != name)
+            else {
+                continue;
+            };
+            let from_box = boxes.entry(from.clone()).or_default();
+            from_box.passed_on.get_or_insert_with(|| graph.ty(value).to_string());
+            edges.insert((from.clone(), name.clone()));
         }
     }
-    draw(&graph.name, &order, &boxes, &edges)
+    draw((&graph.name, under), &order, &boxes, &edges)
 }
 
 fn draw(
-    title: &str,
+    (title, under): (&str, &str),
     order: &[String],
     boxes: &BTreeMap<String, Shape>,
     edges: &BTreeSet<(String, String)>,
@@ -65,13 +72,19 @@ fn draw(
         "digraph {} {{\n  rankdir=TB;\n  node [shape=box, style=rounded, fontname=\"sans-serif\", fontsize=11];\n",
         quoted(title)
     );
+    if !under.is_empty() {
+        let _ = writeln!(out, "  labelloc=t; fontname=\"sans-serif\"; label={};", quoted(under));
+    }
     for name in order {
         let shape = &boxes[name];
+        let short =
+            name.strip_prefix(under).map_or(name.as_str(), |rest| rest.trim_start_matches('.'));
+        let short = if short.is_empty() { name } else { short };
         let what = match shape.nodes {
             1 => shape.op.to_owned(),
             n => format!("{n} nodes"),
         };
-        let label = format!("{name}\n{what}\n{}", shape.ty);
+        let label = format!("{short}\n{what}\n{}", shape.passed_on.as_ref().unwrap_or(&shape.ty));
         let _ = writeln!(out, "  {} [label={}];", quoted(name), quoted(&label));
     }
     for (from, to) in edges {
@@ -134,10 +147,27 @@ mod tests {
     }
 
     #[test]
+    fn a_box_shows_the_type_of_what_leaves_it() {
+        let mut graph = Graph::new("forward");
+        let wide = graph.input("x", ArgKind::Feed, Type::new(DType::f32, [2, 3]));
+        let narrow = graph.input("s", ArgKind::Feed, Type::new(DType::f32, []));
+        let mut push = |path: &str, value| {
+            let op = StopGradient {}.into();
+            graph.push(op, &[value], Origin::new(path, None)).expect("fits")[0]
+        };
+        let kept = push("m.router.weights", wide);
+        push("m.router.aux", narrow);
+        push("m.out", kept);
+        let text = dot(&graph, "", 2);
+        assert!(text.contains("label=\"m.router\\n2 nodes\\nf32[2, 3]\""), "{text}");
+    }
+
+    #[test]
     fn a_path_shows_its_nodes_only() {
         let text = dot(&graph(), "m.layers.0", 9);
         assert!(text.contains("\"m.layers.0.a.q\" -> \"m.layers.0.a.k\""), "{text}");
         assert!(!text.contains("m.layers.1") && !text.contains("m.in"), "{text}");
-        assert!(!dot(&graph(), "m.lay", 9).contains("label"));
+        assert!(text.contains("label=\"m.layers.0\"") && text.contains("label=\"a.q\\n"), "{text}");
+        assert!(!dot(&graph(), "m.lay", 9).contains("[label"));
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod exit;
 pub mod console;
+mod number;
 pub mod render;
 pub mod loader;
 pub mod library;

@@ -2,18 +2,22 @@
 //!
 //! # Invariants
 //! - Nothing outside the root is ever opened: not by `..`, an absolute path or a symbolic link.
+//! - A path that the folder does not have is looked up among the shipped models, so that a spec
+//!   anywhere may import `blocks/rmsnorm.ron`.
 //! - A file larger than [`MAX_BYTES`] is refused before it is read.
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
 use perilune_compiler::source::Loader;
 
+use crate::library::Library;
+
 /// Largest spec file accepted.
 pub const MAX_BYTES: u64 = 16 << 20;
 
-/// Reads files below one folder.
+/// Reads files below one folder, and the shipped models where it has none.
 #[derive(Clone, Debug)]
 pub struct FolderLoader {
     root: PathBuf,
@@ -49,24 +53,31 @@ impl FolderLoader {
         &self.root
     }
 
-    fn resolve(&self, path: &str) -> Result<PathBuf, String> {
+    /// The file behind a path; `None` where the folder has none.
+    fn resolve(&self, path: &str) -> Result<Option<PathBuf>, String> {
         let relative = Path::new(path);
         if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err("the path leaves the model root".into());
         }
         let full = self.root.join(relative);
+        if fs::symlink_metadata(&full).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            return Ok(None);
+        }
         let canonical = full.canonicalize().map_err(|error| sentence(&error))?;
         let root = self.root.canonicalize().map_err(|error| sentence(&error))?;
         if !canonical.starts_with(&root) {
             return Err("the path leaves the model root through a link".into());
         }
-        Ok(canonical)
+        Ok(Some(canonical))
     }
 }
 
 impl Loader for FolderLoader {
     fn load(&self, path: &str) -> Result<String, String> {
-        let full = self.resolve(path)?;
+        let full = match self.resolve(path)? {
+            Some(full) => full,
+            None => return Library::default().load(path),
+        };
         let file = fs::File::open(&full).map_err(|error| sentence(&error))?;
         let meta = file.metadata().map_err(|error| sentence(&error))?;
         if !meta.is_file() {
@@ -85,8 +96,8 @@ impl Loader for FolderLoader {
 
 fn sentence(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".into(),
-        std::io::ErrorKind::PermissionDenied => "it may not be read".into(),
+        ErrorKind::NotFound => "there is no such file".into(),
+        ErrorKind::PermissionDenied => "it may not be read".into(),
         _ => error.to_string(),
     }
 }
@@ -131,6 +142,17 @@ mod tests {
         for path in ["../secret", "blocks/../../secret", absolute.as_str(), "link"] {
             assert!(loader.load(path).expect_err(path).contains("leaves the model root"), "{path}");
         }
+    }
+
+    #[test]
+    fn shipped_blocks_are_there_and_a_file_of_the_folder_comes_first() {
+        let folder = tree();
+        let shipped = FolderLoader::new(folder.path()).load("blocks/rmsnorm.ron");
+        assert!(shipped.is_ok_and(|text| text.starts_with("Block(")));
+        fs::create_dir(folder.path().join("blocks")).expect("mkdir");
+        fs::write(folder.path().join("blocks/rmsnorm.ron"), "mine").expect("write");
+        let own = FolderLoader::new(folder.path()).load("blocks/rmsnorm.ron");
+        assert_eq!(own.as_deref(), Ok("mine"));
     }
 
     #[test]

@@ -154,11 +154,26 @@ fn doctor_names_every_part_and_ends_well_here() {
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     let report = json(&output);
     let findings = report["findings"].as_array().expect("a list");
-    for name in ["cpu", "threads", "mlir-opt", "ptxas", "cuda driver", "cache"] {
+    for name in ["cpu", "threads", "mlir-opt", "ptxas", "cuda driver", "work folder"] {
         let finding = findings.iter().find(|f| f["name"] == name).expect(name);
         let lacks = finding["verdict"] != "ok";
         assert_eq!(lacks, finding["fix"].is_string(), "{finding}");
     }
+}
+
+#[test]
+fn data_that_cannot_be_written_is_a_failure_of_the_machine_and_a_closed_pipe_is_none() {
+    let program = env!("CARGO_BIN_EXE_perilune");
+    let run = |line: &str| {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &line.replace("perilune", program)]).output().expect("bash starts")
+    };
+    let full = run("perilune explain Einsum > /dev/full");
+    assert_eq!(full.status.code(), Some(3), "{}", stderr(&full));
+    assert!(stderr(&full).contains("cannot write the output"), "{}", stderr(&full));
+    let closed = run("set -o pipefail; perilune explain Einsum | true");
+    assert_eq!(closed.status.code(), Some(0), "{}", stderr(&closed));
+    assert!(stderr(&closed).is_empty(), "{}", stderr(&closed));
 }
 
 #[test]

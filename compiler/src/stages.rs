@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - A program is in normal form at every stage, so going through text changes nothing.
-//! - This list is the pipeline: [`compile`](crate::compile) runs it and nothing else.
+//! - This list is the pipeline: [`compile`](mod@crate::compile) runs it and nothing else.
 
 use crate::passes::fuse::Decision;
 use crate::passes::{bufferise, canonicalize_cse, fuse, outline, schedule, views};

@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     spec: SpecArgs,
     /// What to write
-    #[arg(long, default_value = "plan", value_parser = PossibleValuesParser::new(emits()))]
+    #[arg(long, value_name = "STAGE", default_value = "plan", value_parser = PossibleValuesParser::new(emits()))]
     emit: String,
     /// File to write to (stdout; a plan needs a file)
     #[arg(long, short, value_name = "FILE")]

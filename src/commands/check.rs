@@ -8,6 +8,7 @@ use serde_json::json;
 use super::spec_args::SpecArgs;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
+use crate::number::{bytes, four_digits, grouped};
 use crate::pipeline::Checked;
 use crate::render;
 use crate::summary::{self, Summary};
@@ -37,7 +38,9 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         if !checked.warnings.list().is_empty() {
             console.note(&render::text(&checked.warnings, &checked.sources, console.color));
         }
-        console.data(&table(&checked.elaborated.name, &figures, state));
+        let inputs = &checked.elaborated.forward.inputs;
+        let over_tokens = inputs.iter().any(|i| i.kind == ArgKind::Feed && i.name == "tokens");
+        console.data(&table(&checked.elaborated.name, &figures, state, over_tokens));
     }
     Ok(Exit::Ok)
 }
@@ -49,48 +52,27 @@ fn state_bytes(checked: &Checked) -> u64 {
     state.map(|input| graph.ty(input.value).bytes()).sum()
 }
 
-fn table(name: &str, figures: &Summary, state: u64) -> String {
+fn table(name: &str, figures: &Summary, state: u64, over_tokens: bool) -> String {
     let mut out = format!("{name}: the spec holds\n");
-    let rows = [
-        ("parameters", grouped(figures.params_total)),
-        ("active for a token", grouped(figures.params_active)),
-        ("forward FLOPs a token", format!("{:.4e}", figures.forward_flops_per_token)),
-        ("training FLOPs a token", format!("{:.4e}", figures.train_flops_per_token)),
-        ("tokens a batch", grouped(figures.tokens_per_batch)),
-        ("parameter memory", gib(figures.param_bytes)),
-        ("optimizer memory", gib(state)),
-    ];
-    for (what, value) in rows {
+    let mut row = |what: &str, value: String| {
         let _ = writeln!(out, "  {what:<24}{value:>22}");
+    };
+    let (forward, training) = match over_tokens {
+        true => ("forward FLOPs a token", "training FLOPs a token"),
+        false => ("forward FLOPs", "training FLOPs"),
+    };
+    row("parameters", grouped(figures.params_total));
+    if figures.params_active != figures.params_total {
+        row("active for a token", grouped(figures.params_active));
+    }
+    row(forward, four_digits(figures.forward_flops_per_token));
+    row(training, four_digits(figures.train_flops_per_token));
+    if over_tokens {
+        row("tokens a batch", grouped(figures.tokens_per_batch));
+    }
+    row("parameter memory", bytes(figures.param_bytes));
+    if state > 0 {
+        row("optimizer memory", bytes(state));
     }
     out
-}
-
-/// `1234567` as `1,234,567`.
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-fn gib(bytes: u64) -> String {
-    format!("{:.3} GiB", bytes as f64 / f64::from(1u32 << 30))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn digits_come_in_threes() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(123), "123");
-        assert_eq!(grouped(1_026_408_232_448), "1,026,408,232,448");
-    }
 }

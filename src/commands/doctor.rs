@@ -64,16 +64,8 @@ impl Finding {
 }
 
 pub(crate) fn run(console: &Console, _args: &Args) -> Result<Exit, Failure> {
-    let findings = [
-        cpu_features(),
-        threads(),
-        memory(),
-        mlir_opt(),
-        ptxas(),
-        cuda_driver(),
-        cache_folder(),
-        work_folder(),
-    ];
+    let findings =
+        [cpu_features(), threads(), memory(), mlir_opt(), ptxas(), cuda_driver(), work_folder()];
     let ok = findings.iter().all(|f| f.verdict != Verdict::Missing);
     if console.json {
         let list: Vec<Value> = findings.iter().map(Finding::to_json).collect();
@@ -183,26 +175,6 @@ fn cuda_driver() -> Finding {
         ),
         (None, None) => {
             Finding::note(name, "none: plans run on the CPU", "install NVIDIA's driver")
-        }
-    }
-}
-
-/// The folder for compiled plans: `PERILUNE_CACHE`, else XDG's cache folder.
-fn cache_folder() -> Finding {
-    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let from_xdg = || {
-        let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
-        Some(base.join("perilune"))
-    };
-    let Some(folder) = set("PERILUNE_CACHE").or_else(from_xdg) else {
-        return Finding::note("cache", "no place for it", "set HOME or PERILUNE_CACHE");
-    };
-    let shown = folder.display();
-    match writable(&folder) {
-        Ok(()) => Finding::ok("cache", shown.to_string()),
-        Err(why) => {
-            let fix = "set PERILUNE_CACHE to a folder you may write";
-            Finding::note("cache", format!("{shown} {why}"), fix)
         }
     }
 }

@@ -11,13 +11,14 @@ pub(crate) struct Args {
     #[command(flatten)]
     spec: SpecArgs,
     /// Draw only what lies under this path: model.layers.1.attn
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
     under: String,
     /// Path parts to draw apart; deeper nodes are merged into their block
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     depth: usize,
     /// Which graph
-    #[arg(long, default_value = "forward", value_parser = ["init", "forward", "eval", "train_step"])]
+    #[arg(long, value_name = "ENTRY", default_value = "forward")]
+    #[arg(value_parser = ["init", "forward", "eval", "train_step"])]
     entry: String,
 }
 
@@ -29,7 +30,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
             .help("give a `Train(..)` spec, or --entry forward")
     })?;
     let text = dot::dot(graph, &args.under, args.depth);
-    if !args.under.is_empty() && !text.contains("label") {
+    if !args.under.is_empty() && !text.contains("[label") {
         return Err(Failure::input(format!("no node lies under `{}`", args.under))
             .help("`perilune graph SPEC --depth 3` shows the paths there are"));
     }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use perilune_runtime::io::atomic;
 
 use crate::console::{ColorChoice, Console};
@@ -24,18 +24,22 @@ mod parity;
 mod vm;
 mod doctor;
 
+/// Heading of the options that every command has.
+const EVERYWHERE: &str = "Everywhere";
+
 /// A compiler for training steps: model, optimizer and schedule in RON, to the CPU at hand and PTX.
 #[derive(Debug, Parser)]
 #[command(name = "perilune", version, max_term_width = 100)]
 struct Cli {
     /// Write data to stdout as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     /// Write no messages but errors
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = EVERYWHERE)]
     quiet: bool,
-    /// Colour messages
+    /// Colour messages: auto (on a terminal, unless NO_COLOR is set), always or never
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(hide_possible_values = true, help_heading = EVERYWHERE)]
     color: ColorChoice,
     #[command(subcommand)]
     command: Command,
@@ -57,10 +61,15 @@ enum Command {
     Vm(vm::Args),
     /// Draw the model as Graphviz text
     Graph(graph::Args),
-    /// Say more about an error code
+    /// Say more about an error code, an op, or what was decided about a node
     Explain(explain::Args),
     /// Look for what Perilune needs on this machine and say how to get what is missing
     Doctor(doctor::Args),
+}
+
+/// The command line as data, for its reference and for completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs a command line and gives the exit code of the process.
@@ -74,10 +83,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let console = Console::new(cli.json, cli.quiet, cli.color);
-    match dispatch(&console, &cli.command) {
+    let exit = match dispatch(&console, &cli.command) {
         Ok(exit) => exit,
         Err(failure) => console.failure(&failure),
-    }
+    };
+    console.end(exit)
 }
 
 fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {

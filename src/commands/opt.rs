@@ -27,10 +27,10 @@ pub(crate) struct Args {
     /// MLIR text of a stage, as `build --emit mlir:STAGE` writes it
     file: PathBuf,
     /// The stage the file is at
-    #[arg(long, value_parser = PossibleValuesParser::new(program_stages()))]
+    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(program_stages()))]
     from: String,
     /// The stage to write
-    #[arg(long, value_parser = PossibleValuesParser::new(all_stages()))]
+    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(all_stages()))]
     to: String,
     /// File to write to (stdout)
     #[arg(long, short, value_name = "FILE")]

@@ -26,13 +26,11 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
 }
 
 fn table(report: &Report) -> String {
-    let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut out = String::new();
     for check in &report.checks {
         let verdict = if check.ok { "ok" } else { "FAILED" };
         let (name, error, bound) = (&check.name, check.error, check.bound);
-        let _ =
-            writeln!(out, "{verdict:<7}{name:<width$}  error {error:>9.2e}  bound {bound:>9.2e}");
+        let _ = writeln!(out, "{verdict:<7}error {error:>8.2e}  bound {bound:>8.2e}  {name}");
     }
     for skipped in &report.skipped {
         let _ = writeln!(out, "skipped {skipped}");

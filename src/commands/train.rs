@@ -18,6 +18,7 @@ use crate::console::Console;
 use crate::corpus::{Corpus, Entropies};
 use crate::exit::{Exit, Failure};
 use crate::metrics::{self, End, Record, Run};
+use crate::number::grouped;
 use crate::pipeline::{self, Checked, runtime};
 use crate::training::{self, Observer, Settings};
 use crate::{report, summary, weights};
@@ -39,16 +40,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs/last")]
     out: PathBuf,
     /// Optimizer steps (the spec's `run` says how many by default)
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Steps between looks at the validation split; 0: none at all
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     eval_every: Option<u64>,
     /// Seed of initial weights and of the order of the data
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Worker threads (all cores); results do not depend on it
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Value of a further scalar input of the step
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]
@@ -68,7 +69,9 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     (run.unigram, run.bigram) = (entropies.unigram, entropies.bigram);
     console.note(&format!(
         "{}: {} parameters, compiled in {compile_seconds:.2} s to {} kernels",
-        run.name, run.params_total, run.kernels
+        run.name,
+        grouped(run.params_total),
+        run.kernels
     ));
     let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
     write_file(&args.out.join("plan.perilune"), &bytes)?;

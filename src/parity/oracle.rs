@@ -31,7 +31,10 @@ impl Oracle {
         for needed in ["config.json", "model.safetensors", "inputs.safetensors"] {
             if !oracle.path(needed).is_file() {
                 let headline = format!("`{}` lacks {needed}", dir.display());
-                return Err(Failure::new(Exit::Spec, headline));
+                return Err(Failure::new(Exit::Spec, headline).help(
+                    "a folder holds config.json, model.safetensors and inputs.safetensors; \
+                     docs/parity.md says how to make one",
+                ));
             }
         }
         Ok(oracle)

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::escape;
-use super::number::{compact, ticks};
+use crate::number::{compact, ticks};
 
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 56.0;
@@ -80,19 +80,22 @@ impl Chart {
         );
         self.axes(&frame, &mut svg);
         for reference in &self.references {
-            let y = frame.y(reference.value);
+            let (y, right) = (frame.y(reference.value), WIDTH - RIGHT);
             let _ = writeln!(
                 svg,
-                "<line class=\"reference\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-                 <text class=\"reference\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                WIDTH - RIGHT,
-                WIDTH - RIGHT,
-                y - 5.0,
-                escape(&reference.name)
+                "<line class=\"reference\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>"
             );
         }
         for series in self.series.iter().filter(|s| !s.points.is_empty()) {
             draw(series, &frame, &mut svg);
+        }
+        for reference in &self.references {
+            let (x, y) = (WIDTH - RIGHT, frame.y(reference.value) - 5.0);
+            let name = escape(&reference.name);
+            let _ = writeln!(
+                svg,
+                "<text class=\"reference\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{name}</text>"
+            );
         }
         svg.push_str("</svg>\n");
         format!("<figure>\n{}{svg}</figure>\n", self.caption())
@@ -152,12 +155,15 @@ impl Chart {
             "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{base}\" y2=\"{base}\"/>",
             WIDTH - RIGHT
         );
+        let (x, y) = (LEFT - 8.0, base + if self.height > 250.0 { 18.0 } else { 24.0 });
+        let _ =
+            writeln!(svg, "<text class=\"x\" x=\"{x}\" y=\"{y}\" text-anchor=\"end\">step</text>");
         for tick in ticks(frame.x.0, frame.x.1, 8) {
             let _ = writeln!(
                 svg,
-                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                "<text class=\"x\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 frame.x(tick),
-                base + 18.0,
+                y,
                 compact(tick)
             );
         }

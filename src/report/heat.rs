@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::escape;
-use super::number::compact;
+use crate::number::compact;
 
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 56.0;
@@ -89,7 +89,7 @@ impl Heat {
         let y = height + 16.0;
         let _ = writeln!(
             svg,
-            "<text x=\"{LEFT}\" y=\"{y:.1}\">step {first}</text><text x=\"{WIDTH}\" y=\"{y:.1}\" text-anchor=\"end\">{last}</text>"
+            "<text class=\"x\" x=\"{LEFT}\" y=\"{y:.1}\">step {first}</text><text class=\"x\" x=\"{WIDTH}\" y=\"{y:.1}\" text-anchor=\"end\">{last}</text>"
         );
         svg.push_str("</svg>\n");
         format!("<figure>\n{}{svg}</figure>\n", self.caption(low, high))

@@ -8,15 +8,14 @@
 use std::collections::BTreeMap;
 
 use crate::metrics::{End, Eval, Profile, Record, Run, Step, median};
+use crate::number::{bytes, compact, duration, grouped};
 
 mod chart;
 mod heat;
-mod number;
 mod table;
 
 use chart::{Chart, Reference, Series};
 use heat::Heat;
-use number::{bytes, compact, duration};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -116,7 +115,7 @@ fn cards(data: &Data<'_>) -> String {
             let word = if last.loss < run.bigram { "below" } else { "above" };
             format!("{:.3} {word} the bigram entropy", (last.loss - run.bigram).abs())
         } else {
-            "nats per token".into()
+            "nats per byte".into()
         };
         cards.push(("validation loss", format!("{:.3}", last.loss), against));
     }
@@ -160,7 +159,7 @@ fn losses(data: &Data<'_>) -> String {
         .collect();
     let chart = Chart {
         label: "Loss by step".into(),
-        unit: "nats per token".into(),
+        unit: "nats per byte".into(),
         series: vec![
             Series::new("each step", "faint", raw.clone()),
             Series::new("training, smoothed", "s1", smoothed(&raw)),
@@ -278,7 +277,16 @@ fn summary(data: &Data<'_>) -> String {
     let run = &data.run;
     let rows = [
         ("spec", escape(&run.spec)),
-        ("parameters", format!("{} ({} active)", run.params_total, run.params_active)),
+        ("data", escape(&run.data)),
+        (
+            "steps",
+            format!("{} of {} tokens, seed {}", run.steps, grouped(run.tokens_per_step), run.seed),
+        ),
+        ("threads", run.threads.to_string()),
+        (
+            "parameters",
+            format!("{} ({} active)", grouped(run.params_total), grouped(run.params_active)),
+        ),
         ("training FLOPs a token", compact(run.train_flops_per_token)),
         ("parameters and optimizer state", bytes(run.persistent_bytes)),
         ("temporaries of a step", bytes(run.arena_bytes)),
@@ -287,7 +295,11 @@ fn summary(data: &Data<'_>) -> String {
     ];
     let rows: String =
         rows.iter().map(|(k, v)| format!("<tr><th>{k}</th><td>{v}</td></tr>\n")).collect();
-    section("Model", "What was compiled.", &format!("<table class=\"facts\">\n{rows}</table>\n"))
+    section(
+        "Run",
+        "What was compiled and how it ran.",
+        &format!("<table class=\"facts\">\n{rows}</table>\n"),
+    )
 }
 
 #[cfg(test)]

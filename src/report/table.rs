@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::escape;
-use super::number::{duration, rate};
 use crate::metrics::{Profile, ProfileRow};
+use crate::number::{duration, rate};
 
 /// Rows shown; the rest is summed up in one.
 const ROWS: usize = 40;

@@ -120,7 +120,7 @@ fn every_tag_is_closed() {
 #[test]
 fn a_run_that_never_stepped_still_has_a_page() {
     let page = html(&[Record::Run(Run::default())]);
-    assert!(page.contains("<h2>Model</h2>"));
+    assert!(page.contains("<h2>Run</h2>"));
     assert!(!page.contains("<h2>Loss</h2>"));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An op file holds, in this order: what it is (formula, shapes, source), its attributes, its RON
 //! form, `infer`, `reference` (f64 oracle), `vjp`, `lower`, `cost`, its property-test samples, and
-//! unit tests. Adding an op is that file and one line in [`ops!`] below; everything else (parsing,
+//! unit tests. Adding an op is that file and one line in `ops!` below; everything else (parsing,
 //! `explain`, the docs page, oracle and gradient tests, snapshots) walks the table.
 //!
 //! # Invariants

@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! - No two storages that are alive at the same call overlap, except where a result is written over
-//!   an operand element by element ([`pointwise`]).
+//!   an operand element by element ([`pointwise`](super::pointwise)).
 //! - Fetched values and values to be copied live to the end of the entry.
 //! - Offsets are multiples of [`ALIGN`].
 

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - A contraction or attention only gets views that the plan can express
-//!   ([`crate::program::view`]'s rules).
+//!   (`crate::program::view`'s rules).
 
 use std::collections::HashMap;
 

@@ -5,7 +5,7 @@
 //! whose body is nothing but calls of kernels. Identical kernels exist once, so the size of the
 //! kernels does not depend on the number of layers.
 //!
-//! Passes are Rust functions over this data; MLIR carries it: [`print`] writes the module text and
+//! Passes are Rust functions over this data; MLIR carries it: [`mod@print`] writes the module text and
 //! [`read`] reads it back through melior, so any stage can be written, edited, verified with stock
 //! `mlir-opt` and resumed from (`perilune opt`).
 //!

@@ -1,7 +1,7 @@
 //! The `nodes` of a block: ops, calls of blocks, `When`, `Stack`, `Repeat`.
 //!
 //! # Invariants
-//! - A node keeps its RON text ([`Raw`]), so that an op reads its own form with exact places.
+//! - A node keeps its RON text ([`Raw`](crate::ops::form::Raw)), so that an op reads its own form with exact places.
 
 use super::block::{check_identifier, read_words, unknown_case};
 use super::read::{self, Fields, Sink, wrong_kind};

@@ -20,8 +20,9 @@ use crate::jit::{from_bytes, to_bytes};
 
 const WARP: usize = 32;
 
-const TO_LLVM: &str = "builtin.module(canonicalize,cse,convert-scf-to-cf,convert-cf-to-llvm,\
-    convert-vector-to-llvm,convert-math-to-llvm,finalize-memref-to-llvm,convert-arith-to-llvm,\
+// bf16 conversions are expanded: a host without them would look for a function of compiler-rt.
+const TO_LLVM: &str = "builtin.module(canonicalize,cse,arith-expand{include-bf16=true},\
+    convert-scf-to-cf,convert-cf-to-llvm,convert-vector-to-llvm,convert-math-to-llvm,finalize-memref-to-llvm,convert-arith-to-llvm,\
     convert-func-to-llvm{use-bare-ptr-memref-call-conv=true},reconcile-unrealized-casts)";
 
 /// Functions that stand for instructions.

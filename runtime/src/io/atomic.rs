@@ -24,7 +24,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// Like [`write`], for contents that are better streamed than held.
+/// Like [`write()`], for contents that are better streamed than held.
 ///
 /// # Errors
 /// Whatever the file system or `fill` says; `path` is then untouched.

@@ -80,8 +80,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     pub(crate) fn read_by_product(&mut self, warp: &mut Warp, at: &At, address: u32) {
         let place = Place::Shared(warp.cta, address.into());
         let ending = Ending::Product(warp.products.issued + 1);
-        let access =
-            AsyncAccess { place, bytes: 16, touch: Touch::Read, ending };
+        let access = AsyncAccess { place, bytes: 16, touch: Touch::Read, ending };
         for found in self.checker.touch_async(warp, (at, 0), access) {
             self.report_raw(warp, found);
         }

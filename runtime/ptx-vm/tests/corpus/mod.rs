@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The `.ptx` files of `tests/<folder>`, sorted; of these only the ones whose name contains the
 /// environment's `PTX_VM_ONLY`, if it is set (tests that count files then fail).
-pub fn ptx_files(folder: &str) -> Vec<PathBuf> {
+pub(crate) fn ptx_files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
     let entries = fs::read_dir(&folder).expect("the corpus's folder");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -20,12 +20,12 @@ pub fn ptx_files(folder: &str) -> Vec<PathBuf> {
 }
 
 /// A file's name without folder and `.ptx`.
-pub fn stem(path: &Path) -> &str {
+pub(crate) fn stem(path: &Path) -> &str {
     path.file_stem().and_then(|stem| stem.to_str()).expect("names are plain")
 }
 
 /// Asserts that `examine` has no complaint about any file; complaints are shown in the files' order.
-pub fn assert_all(files: &[PathBuf], examine: impl Fn(&Path) -> Result<(), String> + Sync) {
+pub(crate) fn assert_all(files: &[PathBuf], examine: impl Fn(&Path) -> Result<(), String> + Sync) {
     let complaints = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
     let work = || {

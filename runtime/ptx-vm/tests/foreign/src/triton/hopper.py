@@ -34,7 +34,8 @@ def cluster(x, y, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 def specialised_fixture():
-    m, n, k, tile = 150, 136, 136, (64, 64, 64)
+    # The two consumer warpgroups share the 128 rows of a tile.
+    m, n, k, tile = 150, 136, 136, (128, 64, 64)
     rng = generator("specialised")
     a, b = (rng.normal(0, 1, s).astype(np.float16) for s in ((m, k), (n, k)))
     c = (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.float16)

@@ -8,10 +8,14 @@ from fixture import Buffer, Expect, Launch, Scalar, TritonFixture, generator
 
 @triton.jit
 def join(mean0, m0, n0, mean1, m1, n1):
-    delta = mean1 - mean0
+    """Symmetric bit for bit (with fusion off): all lanes of a butterfly store their own result.
+
+    Were it not, lanes would store different bits to one place, which is a race.
+    """
     n = n0 + n1
-    share = tl.where(n == 0.0, 0.0, n1 / n)
-    return mean0 + delta * share, m0 + m1 + delta * delta * n0 * share, n
+    count = tl.where(n == 0.0, 1.0, n)
+    delta = mean1 - mean0
+    return (mean0 * n0 + mean1 * n1) / count, (m0 + m1) + delta * delta * (n0 * n1 / count), n
 
 
 @triton.jit
@@ -62,5 +66,6 @@ def fixtures():
             "ROWS": ("constexpr", 4),
             "COLUMNS": ("constexpr", 128),
         },
+        options={"enable_fp_fusion": False},
         launch=launch,
     )

@@ -1,7 +1,7 @@
 //! Numbers as a reader likes them: short, with a unit.
 
 /// `1234567` as `1.23M`.
-pub(super) fn compact(value: f64) -> String {
+pub(crate) fn compact(value: f64) -> String {
     let magnitude = value.abs();
     let units = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")];
     for (unit, suffix) in units {
@@ -25,8 +25,31 @@ fn three_digits(value: f64) -> String {
     }
 }
 
+/// `1234567` as `1,234,567`.
+pub(crate) fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Four digits with an SI prefix: `205.5 G`.
+pub(crate) fn four_digits(value: f64) -> String {
+    let units = [(1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")];
+    let unit = units.into_iter().find(|(unit, _)| value.abs() >= *unit);
+    let (unit, prefix) = unit.unwrap_or((1.0, ""));
+    let scaled = value / unit;
+    let decimals = if scaled.abs() >= 100.0 { 1 } else { 2 };
+    format!("{scaled:.decimals$}{prefix}")
+}
+
 /// An amount a second with an SI prefix: `90.3 G`.
-pub(super) fn rate(per_second: f64) -> String {
+pub(crate) fn rate(per_second: f64) -> String {
     let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     let unit = units.into_iter().find(|(unit, _)| per_second >= *unit);
     let (unit, prefix) = unit.unwrap_or((1.0, ""));
@@ -34,7 +57,7 @@ pub(super) fn rate(per_second: f64) -> String {
 }
 
 /// A byte count in binary units.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     for (unit, suffix) in units {
         if count >= unit {
@@ -45,7 +68,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// Seconds as `1.5 ms`, `2.1 s`, `3:20 min`.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 1e-3 {
         format!("{} µs", three_digits(seconds * 1e6))
     } else if seconds < 1.0 {
@@ -59,7 +82,7 @@ pub(super) fn duration(seconds: f64) -> String {
 }
 
 /// Round tick positions that cover `low..=high` in about `want` steps.
-pub(super) fn ticks(low: f64, high: f64, want: usize) -> Vec<f64> {
+pub(crate) fn ticks(low: f64, high: f64, want: usize) -> Vec<f64> {
     let span = high - low;
     if !span.is_finite() || span <= 0.0 {
         return vec![low];
@@ -76,6 +99,16 @@ pub(super) fn ticks(low: f64, high: f64, want: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_come_in_threes_or_four_of_them() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(123), "123");
+        assert_eq!(grouped(1_026_408_232_448), "1,026,408,232,448");
+        assert_eq!(four_digits(205.47e9), "205.5 G");
+        assert_eq!(four_digits(33376.0), "33.38 k");
+        assert_eq!(four_digits(0.0), "0.00");
+    }
 
     #[test]
     fn numbers_are_short() {

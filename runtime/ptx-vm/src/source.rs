@@ -113,7 +113,7 @@ pub struct LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Position { line, column } = self.position;
-        write!(f, "{}: {}\n", self.code, self.message)?;
+        writeln!(f, "{}: {}", self.code, self.message)?;
         write!(f, "  --> {}:{line}:{column}\n   | {}", self.file, self.text)
     }
 }

@@ -76,7 +76,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             Space::Const => self.constant(address),
             Space::Param => self.param(address),
         };
-        if !offset.checked_add(wanted).is_some_and(|end| end <= len) {
+        if offset.checked_add(wanted).is_none_or(|end| end > len) {
             return Err(self.outside(place, offset, len, wanted));
         }
         if !(address % bytes == 0 && offset % bytes == 0) {

@@ -51,11 +51,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         for (index, byte) in bytes.iter().enumerate() {
             self.write(warp, lane, to.behind(index as u64), (1, (*byte).into()));
         }
-        if CHECK {
-            if let Place::Shared(_, offset) = to {
-                let (lane, bytes) = (lane as u8, bytes.len() as u8);
-                warp.open_copies.push(Copied { lane, at: offset as u32, bytes, pc: at.pc });
-            }
+        if CHECK && let Place::Shared(_, offset) = to {
+            let (lane, bytes) = (lane as u8, bytes.len() as u8);
+            warp.open_copies.push(Copied { lane, at: offset as u32, bytes, pc: at.pc });
         }
     }
 

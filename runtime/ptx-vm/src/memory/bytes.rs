@@ -33,7 +33,7 @@ impl SharedBytes {
     #[inline]
     fn place(&self, at: usize, bytes: usize) -> Option<*mut u8> {
         let inside = at.checked_add(bytes).is_some_and(|end| end <= self.len);
-        if !inside || at % bytes != 0 {
+        if !inside || !at.is_multiple_of(bytes) {
             return None;
         }
         let first: *mut u8 = self.words.as_ptr().cast_mut().cast();

@@ -221,7 +221,8 @@ fn labels<'a>(
                 blocks.pop();
             }
             Statement::Label { name, span } => {
-                if cx.labels.insert((block, *name), at).is_some() {
+                let twice = cx.labels.insert((block, *name), at).is_some();
+                if twice {
                     let message = format!("the label `{name}` stands twice");
                     return Err(cx.source.error(code::SYNTAX, *span, message));
                 }

@@ -221,11 +221,11 @@ fn labels<'a>(
                 blocks.pop();
             }
             Statement::Label { name, span } => {
-                let twice = cx.labels.insert((block, *name), at).is_some();
-                if twice {
+                let known = cx.labels.insert((block, *name), at);
+                known.map_or(Ok(()), |_| {
                     let message = format!("the label `{name}` stands twice");
-                    return Err(cx.source.error(code::SYNTAX, *span, message));
-                }
+                    Err(cx.source.error(code::SYNTAX, *span, message))
+                })?;
             }
             Statement::Targets { label, names } => {
                 cx.targets.insert((block, *label), names.clone());

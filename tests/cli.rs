@@ -73,17 +73,27 @@ fn an_op_is_explained_with_an_example() {
 }
 
 #[test]
-fn check_gives_the_figures_of_the_full_kimi_k2_step() {
-    let output = perilune(&["check", "--json", "models/kimi-k2/train.ron"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let figures = json(&output);
-    for (name, want) in [
-        ("params_total", 1_026.4e9),
-        ("params_active", 32.86e9),
-        ("train_flops_per_token", 205.5e9),
-    ] {
-        let have = figures[name].as_f64().expect(name);
-        assert!((have / want - 1.0).abs() < 1e-3, "{name}: {have:e} instead of {want:e}");
+fn check_gives_the_figures_of_a_published_step() {
+    for (model, params_total, params_active, flops) in
+        [("kimi-k2", 1_026.4e9, 32.86e9, 205.5e9), ("moonlight-16b", 15.960e9, 2.9148e9, 18.87e9)]
+    {
+        let output = perilune(&["check", "--json", &format!("models/{model}/train.ron")]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let figures = json(&output);
+        for (name, want) in [
+            ("params_total", params_total),
+            ("params_active", params_active),
+            ("train_flops_per_token", flops),
+        ] {
+            let have = figures[name].as_f64().expect(name);
+            assert!(
+                (have / want - 1.0).abs() < 1e-3,
+                "{model} {name}: {have:e} instead of {want:e}"
+            );
+        }
+        assert!(
+            figures["param_bytes"].as_u64() > Some(0) && figures["state_bytes"].as_u64() > Some(0)
+        );
     }
 }
 

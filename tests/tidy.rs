@@ -184,6 +184,22 @@ fn nothing_is_left_undone_and_nothing_outside_is_named() {
 }
 
 #[test]
+fn error_codes_are_declared_where_they_are_explained() {
+    let mut problems = Vec::new();
+    for (path, text) in texts(".rs") {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let outside = !path.starts_with("compiler/src/codes") && path.contains("src/");
+        for (number, line) in code.lines().enumerate().filter(|_| outside) {
+            let literal = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+            if line.split("Code(").skip(1).any(literal) {
+                problems.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    assert_none(&problems, "an error code that `explain` does not know");
+}
+
+#[test]
 fn architecture_stays_readable() {
     let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
     let lines = page.lines().count();

@@ -7,16 +7,17 @@
 //! - A code is never reused for another meaning; every code has a broken spec under
 //!   `tests/spec/err` (tested).
 
-pub mod ops;
-
 use crate::diagnostic::Code;
 
+/// Declares codes, each with its short name and its explanation: there is no code without one.
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $short:literal, $text:literal;)*) => {
         $($(#[$doc])* pub const $name: Code = Code($number);)*
-        const OWN: &[(Code, &str, &str)] = &[$(($name, $short, $text)),*];
+        pub(super) const TABLE: &[(Code, &str, &str)] = &[$(($name, $short, $text)),*];
     };
 }
+
+pub mod ops;
 
 /// What `explain` shows of a code.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ pub struct Explanation {
 
 /// All codes, ascending.
 pub fn all() -> Vec<Explanation> {
-    let mut all: Vec<Explanation> = OWN
+    let mut all: Vec<Explanation> = TABLE
         .iter()
         .chain(ops::TABLE)
         .map(|&(code, name, text)| Explanation { code, name, text })

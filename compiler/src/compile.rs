@@ -51,11 +51,19 @@ pub fn compile_graphs(
 ) -> Result<Compiled, InternalError> {
     let mut program = import(name, graphs);
     let decisions = optimize(&mut program);
+    let plan = emit(&program, target)?;
+    Ok(Compiled { program, decisions, plan })
+}
+
+/// Lowers the kernels of a program after its last pass; gives its plan.
+///
+/// # Errors
+/// A broken invariant: a bug of the compiler, not of the spec.
+pub fn emit(program: &Program, target: Target) -> Result<Plan, InternalError> {
     let mlir = Mlir::new();
     let mut text =
         |kernel: &Kernel| lower_kernel(&mlir, kernel, target).map(|l| declare(kernel, l));
-    let plan = plan::build(&program, target.name(), &mut text)?;
-    Ok(Compiled { program, decisions, plan })
+    plan::build(program, target.name(), &mut text)
 }
 
 /// The passes between import and lowering.

@@ -9,7 +9,9 @@
 //! - This list is the pipeline: [`compile`](mod@crate::compile) runs it and nothing else.
 
 use crate::passes::fuse::Decision;
-use crate::passes::{bufferise, canonicalize_cse, fuse, outline, schedule, views};
+use crate::passes::{
+    bufferise, canonicalize_cse, fuse, outline, preserve_old_values, schedule, views,
+};
 use crate::program::Program;
 use crate::program::normal::normalise;
 
@@ -34,7 +36,7 @@ macro_rules! silent {
 }
 
 /// Every stage in order; the first is what `import` gives.
-pub const STAGES: [Stage; 8] = [
+pub const STAGES: [Stage; 9] = [
     Stage {
         name: "import",
         summary: "one call for each node, one-op kernels",
@@ -52,6 +54,11 @@ pub const STAGES: [Stage; 8] = [
     },
     Stage { name: "fuse", summary: "loop kernels that share rows are one", run: fuse::run },
     Stage { name: "clean", summary: "equal fused calls once", run: silent!(canonicalize_cse) },
+    Stage {
+        name: "preserve",
+        summary: "old values of updated tensors are copies",
+        run: silent!(preserve_old_values),
+    },
     Stage { name: "schedule", summary: "calls in the order they run", run: silent!(schedule) },
     Stage { name: "outline", summary: "kernels named after what they do", run: silent!(outline) },
     Stage { name: "bufferise", summary: "a place for every value", run: silent!(bufferise) },

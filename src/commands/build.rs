@@ -4,13 +4,15 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use perilune_compiler::compile;
+use perilune_compiler::compile::compile;
 use perilune_compiler::import::import;
-use perilune_compiler::lower::{Target, lower_kernel};
+use perilune_compiler::lower::Target;
+use perilune_compiler::lower::text::{self, KernelStage};
 use perilune_compiler::mlir::Mlir;
+use perilune_compiler::program::Program;
 use perilune_compiler::program::print::print;
 use perilune_compiler::stages::{self, STAGES};
-use perilune_plan::{Plan, container};
+use perilune_plan::container;
 use serde_json::json;
 
 use super::spec_args::SpecArgs;
@@ -27,6 +29,9 @@ pub(crate) struct Args {
     /// What to write
     #[arg(long, value_name = "STAGE", default_value = "plan", value_parser = PossibleValuesParser::new(emits()))]
     emit: String,
+    /// What a plan is for
+    #[arg(long, default_value = "cpu", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
+    target: String,
     /// File to write to (stdout; a plan needs a file)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -36,7 +41,11 @@ pub(crate) struct Args {
 fn emits() -> Vec<String> {
     let stages = STAGES.iter().map(|s| format!("mlir:{}", s.name));
     let first = ["spec", "graph"].map(str::to_owned).into_iter();
-    first.chain(stages).chain(["mlir:loops", "clif", "ptx", "plan"].map(str::to_owned)).collect()
+    let kernels = KernelStage::ALL.into_iter().map(|s| match s.is_mlir() {
+        true => format!("mlir:{}", s.name()),
+        false => s.name().to_owned(),
+    });
+    first.chain(stages).chain(kernels).chain(["plan".to_owned()]).collect()
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
@@ -47,10 +56,16 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let text = match args.emit.as_str() {
         "spec" => spec(&checked),
         "graph" => checked.elaborated.graphs().iter().map(ToString::to_string).collect(),
-        "mlir:loops" => loops(&checked)?,
-        emit if emit.starts_with("mlir:") => program(&checked, &emit["mlir:".len()..]),
-        "ptx" => kernels(&compiled(&checked, Target::Sm90a)?),
-        _ => kernels(&compiled(&checked, Target::Cpu)?),
+        emit => {
+            let stage = emit.strip_prefix("mlir:").unwrap_or(emit);
+            let kernels = KernelStage::named(stage);
+            let last = STAGES.len() - 1;
+            let program = program(&checked, stages::position(stage).unwrap_or(last));
+            match kernels {
+                Some(stage) => text::write(&Mlir::new(), &program, stage).map_err(internal)?,
+                None => print(&program),
+            }
+        }
     };
     match &args.output {
         Some(path) => write_file(path, text.as_bytes())?,
@@ -71,46 +86,17 @@ fn spec(checked: &Checked) -> String {
     out
 }
 
-/// The program at a stage, as MLIR.
-fn program(checked: &Checked, stage: &str) -> String {
+/// The program at a stage.
+fn program(checked: &Checked, stage: usize) -> Program {
     let graphs = checked.elaborated.graphs();
     let mut program = import(&checked.elaborated.name, &graphs);
-    stages::advance(&mut program, 0, stages::position(stage).unwrap_or(0));
-    print(&program)
-}
-
-fn compiled(checked: &Checked, target: Target) -> Result<Plan, Failure> {
-    Ok(compile::compile(&checked.elaborated, target).map_err(internal)?.plan)
-}
-
-/// The kernels' texts, each under a line that names it.
-fn kernels(plan: &Plan) -> String {
-    let comment = if plan.target == "cpu" { ";;" } else { "//" };
-    let mut out = String::new();
-    for kernel in &plan.kernels {
-        let (name, blocks, numerics) = (&kernel.name, kernel.blocks, &kernel.numerics);
-        let _ = writeln!(out, "{comment} {name}: {blocks} blocks; {numerics}");
-        let _ = writeln!(out, "{}", kernel.text.trim_end());
-    }
-    out
-}
-
-/// The loops of every kernel that becomes code, as MLIR modules.
-fn loops(checked: &Checked) -> Result<String, Failure> {
-    let compiled = compile::compile(&checked.elaborated, Target::Cpu).map_err(internal)?;
-    let mlir = Mlir::new();
-    let mut out = String::new();
-    for decl in &compiled.plan.kernels {
-        let kernel = compiled.program.kernels.iter().find(|kernel| kernel.name == decl.name);
-        let Some(kernel) = kernel else { continue };
-        let lowered = lower_kernel(&mlir, kernel, Target::Cpu).map_err(internal)?;
-        let _ = writeln!(out, "// {}\n{}", kernel.name, lowered.loops.trim_end());
-    }
-    Ok(out)
+    stages::advance(&mut program, 0, stage);
+    program
 }
 
 fn plan(console: &Console, args: &Args, checked: &Checked) -> Result<Exit, Failure> {
-    let plan = compiled(checked, Target::Cpu)?;
+    let target = Target::named(&args.target).unwrap_or(Target::Cpu);
+    let plan = compile(&checked.elaborated, target).map_err(internal)?.plan;
     let path = args.output.as_ref().ok_or_else(|| {
         Failure::new(Exit::Usage, "a plan is a file: say where to write it")
             .help("add --output FILE, or --emit clif to look at its kernels")

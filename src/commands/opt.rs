@@ -1,15 +1,12 @@
 //! `perilune opt FILE --from STAGE --to STAGE`: the text of one stage to the text of another.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use perilune_compiler::lower::{Target, is_loop_kernel, lower_kernel};
+use perilune_compiler::lower::text::{self, KernelStage};
 use perilune_compiler::mlir::Mlir;
-use perilune_compiler::program::Program;
 use perilune_compiler::program::print::print;
 use perilune_compiler::program::read::read;
-use perilune_compiler::program::verify::verify;
 use perilune_compiler::stages::{self, STAGES};
 use serde_json::json;
 
@@ -27,7 +24,7 @@ pub(crate) struct Args {
     /// MLIR text of a stage, as `build --emit mlir:STAGE` writes it
     file: PathBuf,
     /// The stage the file is at
-    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(program_stages()))]
+    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(readable_stages()))]
     from: String,
     /// The stage to write
     #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(all_stages()))]
@@ -37,43 +34,26 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
 }
 
-/// Names of the stages whose text is a program.
-pub(super) fn program_stages() -> Vec<&'static str> {
-    STAGES.iter().map(|s| s.name).collect()
+/// Names of the stages whose text can be read.
+fn readable_stages() -> Vec<&'static str> {
+    let kernels = KernelStage::ALL.into_iter().filter(|s| s.is_mlir());
+    STAGES.iter().map(|s| s.name).chain(kernels.map(KernelStage::name)).collect()
 }
 
 fn all_stages() -> Vec<&'static str> {
-    program_stages().into_iter().chain(["loops", "clif", "ptx"]).collect()
+    STAGES.iter().map(|s| s.name).chain(KernelStage::ALL.map(KernelStage::name)).collect()
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
+    let text = source(args)?;
     let mlir = Mlir::new();
-    let meta = std::fs::metadata(&args.file).map_err(|e| unreadable(args, &e))?;
-    if meta.len() > MAX_BYTES {
-        return Err(Failure::new(
-            Exit::Spec,
-            format!("the file is larger than {} MiB", MAX_BYTES >> 20),
-        ));
-    }
-    let text = std::fs::read_to_string(&args.file).map_err(|e| unreadable(args, &e))?;
-    let refused = |e: &dyn std::fmt::Display| {
-        Failure::new(Exit::Spec, format!("`{}` is not a program: {e}", args.file.display()))
-    };
-    let mut program = read(&mlir, &text).map_err(|e| refused(&e))?;
-    verify(&program).map_err(|e| refused(&e))?;
-    let last = STAGES.len() - 1;
-    let from = stages::position(&args.from).unwrap_or(0);
-    let to = stages::position(&args.to).unwrap_or(last);
-    if to < from {
-        let headline = format!("stage `{}` comes before `{}`", args.to, args.from);
-        return Err(Failure::new(Exit::Usage, headline).help(order()));
-    }
-    stages::advance(&mut program, from, to);
-    let out = match args.to.as_str() {
-        "loops" => lowered(&mlir, &program, Target::Cpu, |l| l.loops)?,
-        "clif" => lowered(&mlir, &program, Target::Cpu, |l| l.text)?,
-        "ptx" => lowered(&mlir, &program, Target::Sm90a, |l| l.text)?,
-        _ => print(&program),
+    let to = KernelStage::named(&args.to);
+    let out = match (KernelStage::named(&args.from), to) {
+        (Some(from), Some(to)) if to.comes_from(from) => {
+            text::resume(&mlir, &text, from, to).map_err(|e| refused(args, &e))?
+        }
+        (None, _) => from_program(args, &mlir, &text, to)?,
+        (Some(_), _) => return Err(backwards(args)),
     };
     match &args.output {
         Some(path) => write_file(path, out.as_bytes())?,
@@ -83,23 +63,51 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The stages in order, for a reader who has them the wrong way round.
-fn order() -> String {
-    format!("the order is {}", all_stages().join(", "))
+/// The file's text, of a size that is read.
+fn source(args: &Args) -> Result<String, Failure> {
+    let meta = std::fs::metadata(&args.file).map_err(|e| unreadable(args, &e))?;
+    if meta.len() > MAX_BYTES {
+        let headline = format!("the file is larger than {} MiB", MAX_BYTES >> 20);
+        return Err(Failure::new(Exit::Spec, headline));
+    }
+    std::fs::read_to_string(&args.file).map_err(|e| unreadable(args, &e))
 }
 
-fn lowered(
+/// From the text of a program to one of its later stages, or to its kernels.
+fn from_program(
+    args: &Args,
     mlir: &Mlir,
-    program: &Program,
-    target: Target,
-    text: impl Fn(perilune_compiler::lower::Lowered) -> String,
+    text: &str,
+    kernels: Option<KernelStage>,
 ) -> Result<String, Failure> {
-    let mut out = String::new();
-    for kernel in program.kernels.iter().filter(|k| is_loop_kernel(k)) {
-        let lowered = lower_kernel(mlir, kernel, target).map_err(internal)?;
-        let _ = writeln!(out, "// {}\n{}", kernel.name, text(lowered).trim_end());
+    let mut program = read(mlir, text).map_err(|e| refused(args, &e))?;
+    let last = STAGES.len() - 1;
+    let from = stages::position(&args.from).unwrap_or(0);
+    let to = stages::position(&args.to).unwrap_or(last);
+    if to < from {
+        return Err(backwards(args));
     }
-    Ok(out)
+    stages::advance(&mut program, from, to);
+    match kernels {
+        Some(stage) => text::write(mlir, &program, stage).map_err(internal),
+        None => Ok(print(&program)),
+    }
+}
+
+fn refused(args: &Args, error: &dyn std::fmt::Display) -> Failure {
+    let (file, stage) = (args.file.display(), &args.from);
+    Failure::new(Exit::Spec, format!("`{file}` is no text of stage `{stage}`: {error}"))
+}
+
+fn backwards(args: &Args) -> Failure {
+    let headline = format!("stage `{}` does not come after `{}`", args.to, args.from);
+    Failure::new(Exit::Usage, headline).help(order())
+}
+
+/// The stages in order, for a reader who has them the wrong way round.
+fn order() -> String {
+    let program: Vec<&str> = STAGES.iter().map(|s| s.name).collect();
+    format!("the order is {}; then loops, clif or gpu, nvvm, ptx", program.join(", "))
 }
 
 fn unreadable(args: &Args, error: &std::io::Error) -> Failure {

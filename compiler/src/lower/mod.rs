@@ -13,8 +13,10 @@ mod clif;
 mod loops;
 mod ptx;
 mod serial;
+pub mod text;
 mod tiling;
 
+use melior::ir::Module;
 use perilune_plan::KernelParam;
 
 use crate::diagnostic::InternalError;
@@ -36,6 +38,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// Every one.
+    pub const ALL: [Target; 3] = [Target::Cpu, Target::Sm90a, Target::Sm80];
+
+    /// The target of a name.
+    pub fn named(name: &str) -> Option<Target> {
+        Target::ALL.into_iter().find(|t| t.name() == name)
+    }
+
     /// Its name in a plan.
     pub fn name(self) -> &'static str {
         match self {
@@ -113,8 +123,16 @@ pub fn lower_kernel(
     }
 }
 
-/// Loops over blocks, cleaned upstream, then CLIF.
-fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
+/// The loops stage of a kernel.
+struct CpuLoops<'c> {
+    module: Module<'c>,
+    blocks: u64,
+    flops: u64,
+    numerics: String,
+}
+
+/// Loops over blocks, cleaned upstream.
+fn cpu_loops<'c>(mlir: &'c Mlir, kernel: &Kernel) -> Result<CpuLoops<'c>, InternalError> {
     let (text, blocks, flops, numerics) = if serial::serial_op(kernel).is_some() {
         let serial = serial::emit(kernel, serial::Grain::Core)?;
         (serial.as_func(&kernel.name), serial.units, serial.flops, serial.numerics)
@@ -126,10 +144,16 @@ fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
     };
     let mut module = mlir.parse("loops", &text)?;
     mlir.run("loops", &mut module, CLEAN)?;
+    Ok(CpuLoops { module, blocks, flops, numerics })
+}
+
+/// Loops, then CLIF.
+fn lower_cpu(mlir: &Mlir, kernel: &Kernel) -> Result<Lowered, InternalError> {
+    let CpuLoops { module, blocks, flops, numerics } = cpu_loops(mlir, kernel)?;
     let params = kernel_params(kernel);
     Ok(Lowered {
         loops: mlir.print("loops", &module)?,
-        text: clif::emit_clif(&module, &kernel.name, params.len())?,
+        text: clif::emit_clif(&module, &kernel.name)?,
         blocks,
         threads: 1,
         bytes: params.iter().map(|p| p.elems * p.dtype.bytes()).sum(),

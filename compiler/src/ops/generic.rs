@@ -7,27 +7,20 @@
 
 use super::support::{TypeError, checked};
 use super::{Builder, Op, Value, codes};
+use crate::program::evaluate::{combine, identity};
 use crate::program::{Combine, Generic};
 use crate::scalar::eval::Evaluator;
 use crate::scalar::{Body, S, ScalarOp, derive};
 use crate::tensor::{Tensor, for_each_index};
 use crate::types::{DType, Type};
 
-/// Identity of a combiner.
-pub fn identity(combine: Combine) -> f64 {
-    match combine {
-        Combine::Sum => 0.0,
-        Combine::Max => f64::NEG_INFINITY,
-        Combine::Min => f64::INFINITY,
-    }
-}
-
 /// The result in f64. Operands: one per map, then the tensors that `Load` reads.
 pub fn evaluate(g: &Generic, operands: &[&Tensor], dtypes: &[DType]) -> Tensor {
     let (args, loads) = operands.split_at(g.maps.len());
     let (arg_types, load_types) = dtypes.split_at(g.maps.len());
     let shape: Vec<u64> = g.out.iter().map(|d| g.extents[*d as usize]).collect();
-    let mut result = Tensor::full(&shape, g.combine.map_or(0.0, identity));
+    let yielded = g.body.dtypes(arg_types, load_types)[g.body.results[0].0 as usize];
+    let mut result = Tensor::full(&shape, g.combine.map_or(0.0, |c| identity(c, yielded)));
     let mut body = Evaluator::new(&g.body, arg_types, load_types);
     let load = |n: u32, at: &[i64]| {
         let at: Vec<u64> = at
@@ -45,12 +38,7 @@ pub fn evaluate(g: &Generic, operands: &[&Tensor], dtypes: &[DType]) -> Tensor {
         let at: Vec<u64> = g.out.iter().map(|d| index[*d as usize]).collect();
         let at = result.offset(&at);
         let slot = &mut result.data[at];
-        *slot = match g.combine {
-            None => y,
-            Some(Combine::Sum) => *slot + y,
-            Some(Combine::Max) => slot.max(y),
-            Some(Combine::Min) => slot.min(y),
-        };
+        *slot = g.combine.map_or(y, |c| combine(c, yielded, *slot, y));
     });
     result
 }

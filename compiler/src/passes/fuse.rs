@@ -32,40 +32,58 @@ const MAX_OPS: usize = 64;
 /// A group with reductions needs this many rows to spread over threads.
 const MIN_ROWS: u64 = 16;
 
-/// Which rule was tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Rule {
-    /// An elementwise producer into an elementwise consumer.
-    Elementwise,
-    /// A reduction and an elementwise neighbour over the same rows: norms, softmax.
-    RowReduction,
-    /// An elementwise producer into a reduction down columns.
-    ColumnReduction,
-    /// Two kernels over the same extents that read the same value.
-    Sibling,
+/// An enum of names that can be listed.
+macro_rules! listed {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$item_doc])* $item,)*
+        }
+
+        impl $name {
+            /// Every one, in order.
+            pub const ALL: &[$name] = &[$($name::$item,)*];
+        }
+    };
 }
 
-/// Why a fusion was accepted or rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// F00: merged.
-    Fused,
-    /// F01: one of them is no loop kernel, or a reduction that cannot take neighbours.
-    NotFusable,
-    /// F02: their rows differ.
-    RowsDiffer,
-    /// F03: too few rows to spread a reduction's group over.
-    FewRows,
-    /// F04: the consumer reads the producer at other rows, so it would be computed again.
-    Misaligned,
-    /// F05: the merged kernel would be too large.
-    TooLarge,
-    /// F06: something between them depends on one and feeds the other.
-    Cycle,
-    /// F07: too far apart.
-    Far,
-    /// F08: a small value read by many elements would be computed for each of them.
-    Recomputed,
+listed! {
+    /// Which rule was tried.
+    Rule {
+        /// An elementwise producer into an elementwise consumer.
+        Elementwise,
+        /// A reduction and an elementwise neighbour over the same rows: norms, softmax.
+        RowReduction,
+        /// An elementwise producer into a reduction down columns.
+        ColumnReduction,
+        /// Two kernels over the same extents that read the same value.
+        Sibling,
+    }
+}
+
+listed! {
+    /// Why a fusion was accepted or rejected.
+    Reason {
+        /// F00: merged.
+        Fused,
+        /// F01: one of them is no loop kernel, or a reduction that cannot take neighbours.
+        NotFusable,
+        /// F02: their rows differ.
+        RowsDiffer,
+        /// F03: too few rows to spread a reduction's group over.
+        FewRows,
+        /// F04: the consumer reads the producer at other rows, so it would be computed again.
+        Misaligned,
+        /// F05: the merged kernel would be too large.
+        TooLarge,
+        /// F06: something between them depends on one and feeds the other.
+        Cycle,
+        /// F07: too far apart.
+        Far,
+        /// F08: a small value read by many elements would be computed for each of them.
+        Recomputed,
+    }
 }
 
 impl Reason {

@@ -8,6 +8,7 @@
 pub mod canonicalize_cse;
 pub mod views;
 pub mod fuse;
+pub mod preserve_old_values;
 pub mod schedule;
 pub mod outline;
 pub mod bufferise;

@@ -52,7 +52,7 @@ fn evaluate_op(
 }
 
 /// The identity of a combiner for an element type.
-fn identity(combine: Combine, dtype: DType) -> f64 {
+pub(crate) fn identity(combine: Combine, dtype: DType) -> f64 {
     match (combine, dtype) {
         (Combine::Sum, _) => 0.0,
         (Combine::Max, DType::i32) => f64::from(i32::MIN),
@@ -61,6 +61,17 @@ fn identity(combine: Combine, dtype: DType) -> f64 {
         (Combine::Min, DType::i1) => 1.0,
         (Combine::Max, _) => f64::NEG_INFINITY,
         (Combine::Min, _) => f64::INFINITY,
+    }
+}
+
+/// What was combined so far with one more element. i32 sums wrap; NaN stays.
+pub(crate) fn combine(how: Combine, dtype: DType, old: f64, value: f64) -> f64 {
+    match how {
+        Combine::Sum if dtype == DType::i32 => f64::from((old as i32).wrapping_add(value as i32)),
+        Combine::Sum => old + value,
+        Combine::Max if value > old || value.is_nan() => value,
+        Combine::Min if value < old || value.is_nan() => value,
+        Combine::Max | Combine::Min => old,
     }
 }
 
@@ -85,16 +96,7 @@ fn generic(g: &Generic, operands: &[&Tensor], dtypes: &[DType], out: &[u64]) -> 
         let at: Vec<u64> = g.out.iter().map(|d| iter[*d as usize]).collect();
         let place = result.offset(&at);
         let old = result.data[place];
-        result.data[place] = match g.combine {
-            None => value,
-            Some(Combine::Sum) if yielded == DType::i32 => {
-                f64::from((old as i32).wrapping_add(value as i32))
-            }
-            Some(Combine::Sum) => old + value,
-            Some(Combine::Max) if value > old || value.is_nan() => value,
-            Some(Combine::Min) if value < old || value.is_nan() => value,
-            Some(Combine::Max | Combine::Min) => old,
-        };
+        result.data[place] = g.combine.map_or(value, |c| combine(c, yielded, old, value));
     });
     result
 }

@@ -21,14 +21,13 @@ use builder::Builder;
 ///
 /// # Errors
 /// When the module holds an operation outside the closed set.
-pub(crate) fn emit_clif(
-    module: &Module<'_>,
-    name: &str,
-    args: usize,
-) -> Result<String, InternalError> {
+pub(crate) fn emit_clif(module: &Module<'_>, name: &str) -> Result<String, InternalError> {
     let function = first_op(module)?;
     let region = function.region(0).map_err(|e| error(e.to_string()))?;
     let entry = region.first_block().ok_or_else(|| error("a function without a body"))?;
+    // The last two arguments are the range of blocks.
+    let args = entry.argument_count().checked_sub(2);
+    let args = args.ok_or_else(|| error("a function without a range of blocks"))?;
     let mut b = Builder::new();
     let (table, begin, end) = (b.fresh(), b.fresh(), b.fresh());
     b.open_entry(&[&table, &begin, &end]);

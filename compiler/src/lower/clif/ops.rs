@@ -193,8 +193,22 @@ fn scalar_constant(
         Elem::Index => b.def(&format!("iconst.i64 {}", int()?)),
         Elem::I32 => b.def(&format!("iconst.i32 {}", int()?)),
         Elem::I8 => b.def(&format!("iconst.i8 {}", int()?)),
-        Elem::Bf16 | Elem::F16 => return Err(bad()),
+        Elem::Bf16 | Elem::F16 => {
+            let bits = match text.strip_prefix("0x") {
+                Some(hex) => u16::from_str_radix(hex, 16).map_err(|_| bad())?,
+                None => half_bits(text.parse().map_err(|_| bad())?, elem),
+            };
+            b.def(&format!("iconst.i32 {bits}"))
+        }
     })
+}
+
+/// The bits of a 16-bit float.
+fn half_bits(value: f64, elem: Elem) -> u16 {
+    match elem {
+        Elem::Bf16 => half::bf16::from_f64(value).to_bits(),
+        _ => half::f16::from_f64(value).to_bits(),
+    }
 }
 
 fn poison(b: &mut Builder, op: Op<'_, '_>) -> Done {
@@ -555,22 +569,49 @@ fn convert_float(b: &mut Builder, op: Op<'_, '_>, name: &str) -> Done {
     let (from, to) = (shape_of(operand(op, 0)?)?, shape_of(out)?);
     let clif = to.clif();
     let val = match (from.elem, to.elem) {
-        (Elem::I32, _) if name == "arith.sitofp" => b.one(&format!("fcvt_from_sint.{clif}"), &x),
-        (Elem::I1, _) if name == "arith.uitofp" => bit_to_float(b, &x, to),
-        (_, Elem::I32) if name == "arith.fptosi" => b.one(&format!("fcvt_to_sint_sat.{clif}"), &x),
-        (Elem::Bf16, Elem::F32) => {
-            let bits = b.shift("ishl", &x, 16);
-            b.bits(clif, &bits)
+        (Elem::I32 | Elem::I1, Elem::Bf16 | Elem::F16) => {
+            let wide = integer_to_float(b, &x, from.elem, Shape { elem: Elem::F32, ..to });
+            from_f32(b, &wide, to)
         }
-        (Elem::F32, Elem::Bf16) => bf16_from_f32(b, &x, from.vector),
-        (Elem::F16, Elem::F32) => in_lanes(b, &x, from.vector, "i32x4", f32_from_f16),
-        (Elem::F32, Elem::F16) => in_lanes(b, &x, from.vector, "f32x4", f16_from_f32),
+        (Elem::I32 | Elem::I1, _) => integer_to_float(b, &x, from.elem, to),
+        (Elem::Bf16 | Elem::F16, Elem::I32) => {
+            let wide = to_f32(b, &x, from);
+            b.one(&format!("fcvt_to_sint_sat.{clif}"), &wide)
+        }
+        (_, Elem::I32) if name == "arith.fptosi" => b.one(&format!("fcvt_to_sint_sat.{clif}"), &x),
+        (Elem::Bf16 | Elem::F16, Elem::F32) => to_f32(b, &x, from),
+        (Elem::F32, Elem::Bf16 | Elem::F16) => from_f32(b, &x, to),
         (Elem::F32, Elem::F64) if !from.vector => b.one("fpromote.f64", &x),
         (Elem::F64, Elem::F32) if !from.vector => b.one("fdemote.f32", &x),
         (_, _) => return Err(error(format!("conversion `{op}` has no CLIF"))),
     };
     b.bind(out, val);
     Ok(())
+}
+
+/// A 16-bit float, widened.
+fn to_f32(b: &mut Builder, x: &Name, from: Shape) -> Name {
+    if from.elem == Elem::F16 {
+        return in_lanes(b, x, from.vector, "i32x4", f32_from_f16);
+    }
+    let bits = b.shift("ishl", x, 16);
+    b.bits(Shape { elem: Elem::F32, ..from }.clif(), &bits)
+}
+
+/// An f32, narrowed to a 16-bit float.
+fn from_f32(b: &mut Builder, x: &Name, to: Shape) -> Name {
+    match to.elem {
+        Elem::F16 => in_lanes(b, x, to.vector, "f32x4", f16_from_f32),
+        _ => bf16_from_f32(b, x, to.vector),
+    }
+}
+
+/// A signed i32 or a truth value as an f32 or f64.
+fn integer_to_float(b: &mut Builder, x: &Name, from: Elem, to: Shape) -> Name {
+    match from {
+        Elem::I1 => bit_to_float(b, x, to),
+        _ => b.one(&format!("fcvt_from_sint.{}", to.clif()), x),
+    }
 }
 
 fn bit_to_float(b: &mut Builder, x: &Name, to: Shape) -> Name {

@@ -15,31 +15,46 @@ use crate::mlir::Mlir;
 
 const PASS: &str = "ptx";
 
-/// Passes from gpu, scf, memref, vector and arith to a `gpu.binary` of PTX.
-fn pipeline(chip: &Chip) -> String {
+/// Passes from gpu, scf, memref, vector and arith to nvvm and llvm for a chip.
+fn to_nvvm_pipeline(chip: &Chip) -> String {
     format!(
         "builtin.module(canonicalize,cse,loop-invariant-code-motion,convert-scf-to-cf,\
          gpu.module(convert-gpu-to-nvvm{{use-bare-ptr-memref-call-conv=true}},\
          convert-vector-to-llvm,convert-arith-to-llvm,convert-index-to-llvm,\
          canonicalize,cse,reconcile-unrealized-casts),\
-         nvvm-attach-target{{chip={} features={} O=3}},gpu-module-to-binary{{format=isa}})",
+         nvvm-attach-target{{chip={} features={} O=3}})",
         chip.name, chip.features
     )
 }
 
-/// PTX of a module that holds one `gpu.module`.
+/// From nvvm to a `gpu.binary` of PTX.
+const TO_BINARY: &str = "builtin.module(gpu-module-to-binary{format=isa})";
+
+/// Lowers the only `gpu.module` of a module to nvvm, the chip attached.
 ///
 /// # Errors
-/// When MLIR refuses the text or a pass fails, or the PTX would call a function.
-pub(super) fn to_ptx(mlir: &Mlir, chip: &Chip, text: &str) -> Result<String, InternalError> {
+/// When a pass fails.
+pub(crate) fn to_nvvm(
+    mlir: &Mlir,
+    module: &mut Module<'_>,
+    chip: &Chip,
+) -> Result<(), InternalError> {
+    mlir.run(PASS, module, &to_nvvm_pipeline(chip))
+}
+
+/// PTX of a module that holds one `gpu.module` in nvvm.
+///
+/// # Errors
+/// When the pass fails, or the PTX would call a function.
+pub(crate) fn to_ptx(mlir: &Mlir, module: &mut Module<'_>) -> Result<String, InternalError> {
+    let text = module.as_operation().to_string();
     let broken = |message: &str| InternalError {
         pass: PASS,
         message: message.to_string(),
-        reproducer: text.to_string(),
+        reproducer: text.clone(),
     };
-    let mut module = mlir.parse(PASS, text)?;
-    mlir.run(PASS, &mut module, &pipeline(chip))?;
-    let ptx = object(&module).ok_or_else(|| broken("no PTX came out"))?;
+    mlir.run(PASS, module, TO_BINARY)?;
+    let ptx = object(module).ok_or_else(|| broken("no PTX came out"))?;
     if ptx.contains(".extern .func") {
         return Err(broken("the PTX calls a function"));
     }

@@ -16,6 +16,8 @@ mod tests;
 
 use std::fmt::Write as _;
 
+pub(crate) use assemble::{to_nvvm, to_ptx};
+
 use crate::diagnostic::InternalError;
 use crate::lower::serial as serial_loops;
 use crate::mlir::Mlir;
@@ -102,7 +104,9 @@ pub(crate) fn assemble(
     kernel: &GpuKernel,
     chip: &Chip,
 ) -> Result<String, InternalError> {
-    assemble::to_ptx(mlir, chip, &kernel.as_module())
+    let mut module = mlir.parse("ptx", &kernel.as_module())?;
+    to_nvvm(mlir, &mut module, chip)?;
+    to_ptx(mlir, &mut module)
 }
 
 /// PTX names are letters, digits, `_` and `$`; any other would be mangled.

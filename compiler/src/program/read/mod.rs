@@ -86,7 +86,7 @@ pub fn read(mlir: &Mlir, text: &str) -> Result<Program> {
 }
 
 /// MLIR's parser recurses without a bound: refuse what would overflow its stack.
-fn check_depth(text: &str) -> Result<()> {
+pub(crate) fn check_depth(text: &str) -> Result<()> {
     if text.len() > MAX_BYTES {
         return refuse(format!("text of {} bytes; the limit is {MAX_BYTES}", text.len()));
     }

@@ -1,0 +1,96 @@
+//! The smallest graphs of what random ones have found.
+
+use perilune_compiler::graph::{Graph, Origin};
+use perilune_compiler::interpret;
+use perilune_compiler::ops::{Cast, Op, Pad, Reduce, Reduction, Reshape, Value, generic};
+use perilune_compiler::program::{ArgKind, Combine, Generic, ResultTarget};
+use perilune_compiler::tensor::Tensor;
+use perilune_compiler::types::{DType, Type};
+
+use crate::check;
+use crate::grow::Grown;
+
+/// Adds an op of one result.
+fn push(graph: &mut Graph, op: impl Into<Op>, operands: &[Value]) -> Value {
+    let name = format!("n{}", graph.nodes.len());
+    graph.push(op.into(), operands, Origin::new(name, None)).expect("the operands fit")[0]
+}
+
+/// Checks a graph on inputs that count up.
+fn holds(graph: Graph, bound: f64) {
+    let mut next = 0.0;
+    let mut count = |_: &[u64]| {
+        next += 1.0;
+        next
+    };
+    let shapes: Vec<Vec<u64>> =
+        graph.inputs.iter().map(|i| graph.ty(i.value).shape.clone()).collect();
+    let inputs: Vec<Tensor> =
+        shapes.iter().map(|shape| Tensor::from_fn(shape, &mut count)).collect();
+    let wanted = interpret::outputs(&graph, &inputs).into_iter().map(|t| (t, bound)).collect();
+    check(&Grown { graph, inputs, wanted }).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn a_constant_can_be_folded_to_bf16() {
+    let mut graph = Graph::new("run");
+    let x = graph.input("x", ArgKind::Feed, Type::new(DType::f32, [16, 3]));
+    let value = 0.5f64.to_bits();
+    let padded = push(&mut graph, Pad { dim: 0, before: 1, after: 0, value }, &[x]);
+    let narrow = push(&mut graph, Cast { to: DType::bf16 }, &[padded]);
+    graph.output(narrow, ResultTarget::Fetch("y".into()));
+    holds(graph, 0.0);
+}
+
+#[test]
+fn an_integer_can_become_a_16_bit_float_in_one_step() {
+    let mut graph = Graph::new("run");
+    for (name, shape) in [("x", vec![8]), ("y", vec![])] {
+        let x = graph.input(name, ArgKind::Feed, Type::new(DType::i32, shape));
+        let wide = push(&mut graph, Cast { to: DType::f32 }, &[x]);
+        for to in [DType::bf16, DType::f16] {
+            let narrow = push(&mut graph, Cast { to }, &[wide]);
+            graph.output(narrow, ResultTarget::Fetch(format!("{name} as {to}")));
+        }
+    }
+    holds(graph, 0.0);
+}
+
+#[test]
+fn the_least_of_no_integers_is_the_largest_integer() {
+    let mut graph = Graph::new("run");
+    let x = graph.input("x", ArgKind::Feed, Type::new(DType::i32, [3, 0]));
+    let body = generic::body_of(1, |_, x| x[0]);
+    let (extents, maps) = (vec![3, 0], vec![generic::dims(0..2)]);
+    let g = Generic { extents, maps, out: vec![0], combine: Some(Combine::Min), body };
+    let least = push(&mut graph, Reduce { reduction: Reduction::Min, generic: g }, &[x]);
+    graph.output(least, ResultTarget::Fetch("y".into()));
+    holds(graph, 0.0);
+}
+
+/// Two parameters of four elements.
+fn two_params() -> (Graph, Value, Value) {
+    let mut graph = Graph::new("run");
+    let ty = Type::new(DType::f32, [4]);
+    let a = graph.input("a", ArgKind::Param, ty.clone());
+    let b = graph.input("b", ArgKind::Param, ty);
+    (graph, a, b)
+}
+
+#[test]
+fn an_old_value_is_fetched_although_its_tensor_is_updated() {
+    let (mut graph, a, b) = two_params();
+    let shaped = push(&mut graph, Reshape { shape: vec![2, 2] }, &[a]);
+    graph.output(a, ResultTarget::Fetch("old".into()));
+    graph.output(shaped, ResultTarget::Fetch("shaped".into()));
+    graph.output(b, ResultTarget::Update("a".into()));
+    holds(graph, 0.0);
+}
+
+#[test]
+fn two_tensors_can_take_each_others_value() {
+    let (mut graph, a, b) = two_params();
+    graph.output(a, ResultTarget::Update("b".into()));
+    graph.output(b, ResultTarget::Update("a".into()));
+    holds(graph, 0.0);
+}

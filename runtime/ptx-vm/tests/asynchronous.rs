@@ -369,3 +369,40 @@ fn masked_bulk_stores_write_the_bytes_of_their_mask() {
     let half = [1, 0x0403_0201, 0, 0];
     assert_eq!(words(&run(text, launch), "y"), [half, half].concat());
 }
+
+/// Kernels of the corpus that use wgmma, TMA, mbarriers and clusters, each spoilt in one place at a time.
+#[test]
+fn kernels_of_the_asynchronous_engines_spoilt_anywhere_never_panic() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign");
+    let mut state = 1u64;
+    let mut random = |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for name in
+        ["cuda_matmul_wgmma", "cuda_multicast", "cuda_bulk_reduce", "triton_matmul_tma_device"]
+    {
+        let ptx = folder.join(format!("{name}.sm_90a.ptx"));
+        let text = std::fs::read_to_string(&ptx).expect("a kernel");
+        let launch = Launch::read(ptx.with_extension("launch.ron")).expect("a launch");
+        // Digits change, so that the text still parses: registers, offsets, sizes, descriptors, masks.
+        let digits: Vec<usize> = text
+            .bytes()
+            .enumerate()
+            .filter_map(|(at, byte)| byte.is_ascii_digit().then_some(at))
+            .collect();
+        for _ in 0..120 {
+            let mut spoilt = text.clone().into_bytes();
+            for _ in 0..=random(2) {
+                spoilt[digits[random(digits.len())]] = b'0' + random(10) as u8;
+            }
+            let Ok(spoilt) = String::from_utf8(spoilt) else { continue };
+            let Ok(module) = Module::parse(&spoilt) else { continue };
+            let checks = if random(2) == 0 { Checks::all() } else { Checks::none() };
+            let options = Options { checks, threads: 1, step_limit: 3000, profile: true };
+            // Whatever is wrong is a finding or a refusal.
+            let _ = Machine::run(&module, &launch, &options);
+        }
+    }
+}

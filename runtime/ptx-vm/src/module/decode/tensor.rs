@@ -8,7 +8,7 @@ use super::memory::literal;
 use super::modifiers::Modifiers;
 use crate::matrix::product::MmaTypes;
 use crate::matrix::{Accumulator, Element, Major, Mma, Wgmma};
-use crate::parse::ast::{Instruction, Operand};
+use crate::parse::ast::{Instruction, Number, Operand};
 use crate::source::LoadError;
 
 type Decoded = Result<Op, LoadError>;
@@ -224,8 +224,11 @@ fn multiply<'a>(
         Left::Descriptor(cx.src(left, Type::B64)?, major(transposed_a))
     };
     let b = cx.src(right, Type::B64)?;
+    // With `scale-d` the accumulator is read; a predicate says so only when it runs.
+    if matches!(accumulate, Operand::Number(Number::Int(1..))) {
+        sources(cx, into, (wgmma.accumulator_registers(), Type::B32))?;
+    }
     let accumulate = cx.literal(accumulate)?;
-    // The accumulator is read as well; without `scale-d` it need not hold anything.
     let d = destinations(cx, into, (wgmma.accumulator_registers(), Type::B32))?;
     let b_major = major(transposed_b);
     let multiply = Multiply { wgmma, d, a, b, b_major, accumulate, negate_a, negate_b };

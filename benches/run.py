@@ -112,6 +112,7 @@ def ours(args, model):
         command = [
             args.perilune, "train", f"models/{model}/train.ron", "--json", "--quiet",
             "--data", "examples/data/moby-dick.txt", "--out", out, "--eval-every", "0",
+            "--checkpoint-every", "0",
             "--steps", str(args.steps + WARM_UP_STEPS), "--threads", str(args.threads),
         ]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

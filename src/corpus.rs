@@ -66,6 +66,11 @@ impl Corpus {
         Dataset::new(&self.text, shape)
     }
 
+    /// What tells the text from others.
+    pub fn hash(&self) -> String {
+        blake3::hash(self.text.bytes()).to_hex().to_string()
+    }
+
     /// The part to learn from.
     pub fn train(&self) -> &[u8] {
         self.parts().0

@@ -20,10 +20,14 @@ pub enum Exit {
     Environment = 3,
     /// A bug in Perilune.
     Internal = 4,
+    /// Asked to leave (SIGTERM, SIGUSR1): a checkpoint is saved, start again with `--resume`.
+    Preempted = 10,
     /// A loss or a gradient is not finite.
     NonFinite = 12,
     /// A file is corrupt: a plan or weights whose hash or layout is wrong.
     Integrity = 13,
+    /// Interrupted from the keyboard: 128 + SIGINT, as shells report it.
+    Interrupted = 130,
 }
 
 /// Why a command failed.

@@ -18,6 +18,8 @@ pub mod corpus;
 pub mod metrics;
 pub mod pipeline;
 pub mod training;
+pub mod checkpoints;
+pub mod signals;
 pub mod weights;
 pub mod hf;
 pub mod parity;

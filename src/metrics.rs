@@ -1,14 +1,16 @@
 //! What a training run records: one JSON object a line, in the order things happened.
 //!
 //! # Invariants
-//! - The first record is [`Record::Run`]; records are only appended; a line is never rewritten.
+//! - The first record is [`Record::Run`]; records are only appended; a line is never rewritten, except
+//!   that a run that goes on drops what came after its checkpoint.
 //! - Numbers that are not finite are written as null, and read back as such.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use perilune_runtime::io::atomic;
 use serde::{Deserialize, Serialize};
 
 /// Version of the record format, in [`Run::version`].
@@ -83,6 +85,9 @@ pub struct Step {
     pub seconds: f64,
     /// Tokens over seconds.
     pub tokens_per_s: f64,
+    /// Whether the update was left out because the loss or the gradient was not finite.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
     /// Step-varying scalars fed or fetched: learning rate, norms.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scalars: BTreeMap<String, f64>,
@@ -174,6 +179,15 @@ impl Writer {
         Ok(Writer { file: BufWriter::new(File::create(path)?) })
     }
 
+    /// Goes on with a file: its text becomes `kept`, whole or not at all, and grows from there.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn resume(path: &Path, kept: &str) -> io::Result<Self> {
+        atomic::write(path, kept.as_bytes())?;
+        Ok(Writer { file: BufWriter::new(OpenOptions::new().append(true).open(path)?) })
+    }
+
     /// Appends one record.
     ///
     /// # Errors
@@ -205,6 +219,29 @@ pub fn parse(text: &str) -> Result<Vec<Record>, String> {
             serde_json::from_str(line).map_err(|error| format!("line {}: {error}", at + 1))
         })
         .collect()
+}
+
+/// What a run that goes on after `step` keeps of its records, and their text: steps up to it and the
+/// looks at the validation split before it. A line that was not finished is dropped.
+///
+/// # Errors
+/// The number of a finished line that is no record.
+pub fn kept(text: &str, step: u64) -> Result<(Vec<Record>, String), String> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let (mut records, mut lines) = (Vec::new(), String::new());
+    for (line, record) in whole.lines().filter(|l| !l.is_empty()).zip(parse(whole)?) {
+        let keep = match &record {
+            Record::Step(s) => s.step <= step,
+            Record::Eval(e) => e.step < step,
+            Record::Run(_) | Record::Profile(_) | Record::End(_) => false,
+        };
+        if keep {
+            records.push(record);
+            lines.push_str(line);
+            lines.push('\n');
+        }
+    }
+    Ok((records, lines))
 }
 
 /// The middle of a list of numbers (upper middle of an even one); 0 of none.
@@ -247,6 +284,21 @@ mod tests {
     fn a_broken_line_is_named() {
         let error = parse("{\"kind\":\"eval\",\"step\":1,\"loss\":2,\"tokens\":3}\nnope\n");
         assert!(error.expect_err("second line").starts_with("line 2:"));
+    }
+
+    #[test]
+    fn a_run_that_goes_on_keeps_the_text_of_its_steps_and_drops_what_came_after() {
+        let step = |n| {
+            format!(
+                "{{\"kind\":\"step\",\"step\":{n},\"loss\":0.1,\"seconds\":1e-3,\"tokens_per_s\":2}}\n"
+            )
+        };
+        let eval = |n| format!("{{\"kind\":\"eval\",\"step\":{n},\"loss\":2,\"tokens\":3}}\n");
+        let text = [step(1), eval(1), step(2), eval(2), step(3), step(4)[..9].to_owned()].concat();
+        let (records, lines) = kept(&text, 2).expect("records");
+        assert_eq!(lines, [step(1), eval(1), step(2)].concat());
+        assert_eq!(records.len(), 3);
+        assert!(kept(&format!("nonsense\n{text}"), 2).is_err());
     }
 
     #[test]

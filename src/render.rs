@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 /// Version of the JSON form.
 pub const JSON_VERSION: u32 = 1;
 
+/// Longest line that is shown, in characters; what follows is left out.
+const MAX_LINE: usize = 240;
+
 /// All diagnostics as text, each with its source lines, and a closing count.
 pub fn text(diagnostics: &Diagnostics, sources: &SourceMap, color: bool) -> String {
     let mut out = String::new();
@@ -60,7 +63,15 @@ pub fn one(diagnostic: &Diagnostic, sources: &SourceMap, color: bool) -> String 
     // Trailing blanks would make snapshots and diffs noisy.
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
-        out.push_str(line.trim_end());
+        let line = line.trim_end();
+        match line.char_indices().nth(MAX_LINE) {
+            // The place's line and column stand above in any case.
+            Some((at, _)) => {
+                out.push_str(&line[..at]);
+                out.push_str(if color { "\u{1b}[0m…" } else { "…" });
+            }
+            None => out.push_str(line),
+        }
         out.push('\n');
     }
     out
@@ -231,6 +242,20 @@ mod tests {
         assert_eq!(primary["line"], json!(3));
         assert_eq!(primary["file"], json!("blocks/a.ron"));
         assert_eq!(value["diagnostics"][0]["patch"]["replacement"], json!("d c"));
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        let mut sources = SourceMap::default();
+        let id = sources.add("a.ron", "[".repeat(100_000));
+        let mut diagnostics = Diagnostics::default();
+        let deep = Span { source: id, start: 64, end: 65 };
+        diagnostics.push(Diagnostic::error(Code(106), "values nest too deep", deep, "here"));
+        for color in [false, true] {
+            let text = text(&diagnostics, &sources, color);
+            assert!(text.len() < 4000 && text.contains('…'), "{} bytes", text.len());
+            assert!(text.contains("a.ron:1:65") && text.contains("here"), "{text}");
+        }
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! The training loop: batches from a text into a session, records out.
 //!
 //! # Invariants
-//! - A run depends on the plan, the text, the seed and the number of steps; not on threads or time.
+//! - A run depends on the plan, the text, the seed and the number of steps; not on threads or time,
+//!   nor on how often it was left and gone on with.
 //! - Every step and every look at the validation split gives one record, in order.
-//! - A loss that stays non-finite ends the run; weights are then those of the last good step,
-//!   since the compiled step skips such updates where its spec says so.
+//! - A loss or gradient that is not finite ends the run: at once, or where the compiled step skips
+//!   such updates, when it stays so; weights are then those of the last good step.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use perilune_plan::{DType, Entry, FeedDecl};
-use perilune_runtime::data::{Batch, BatchShape, DataError};
+use perilune_runtime::data::{Batch, BatchShape, DataError, Dataset, Tokens};
 use perilune_runtime::{Fetches, HostTensor, Session};
 
 use crate::corpus::Corpus;
@@ -25,8 +26,11 @@ pub const TRAIN_STEP: &str = "train_step";
 /// Entry that gives the loss without learning.
 pub const EVAL: &str = "eval";
 
-/// Non-finite losses in a row before a run is given up.
-const MAX_NON_FINITE: u32 = 5;
+/// Inputs that the loop provides by itself.
+pub const PROVIDED: [&str; 4] = ["tokens", "targets", "step", "seed"];
+
+/// Skipped steps in a row before a run is given up.
+const MAX_SKIPPED: u32 = 5;
 /// Largest fetch that is recorded; activations are not metrics.
 const MAX_RECORDED: usize = 4096;
 /// Rows kept of a profile.
@@ -35,8 +39,14 @@ const MAX_PROFILE_ROWS: usize = 200;
 /// What the caller decides about a run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Optimizer steps.
+    /// Steps that a checkpoint has done already: the session holds it. 0: initialise.
+    pub done: u64,
+    /// Optimizer steps in all.
     pub steps: u64,
+    /// Steps between checkpoints, and one at the end; 0: none at all.
+    pub checkpoint_every: u64,
+    /// Whether the compiled step leaves out updates that are not finite.
+    pub skips: bool,
     /// Steps between looks at the validation split; 0: none before the end.
     pub eval_every: u64,
     /// Batches of such a look; the last one takes the whole split.
@@ -51,71 +61,188 @@ pub struct Settings {
     pub inputs: BTreeMap<String, f64>,
 }
 
-/// What a run is told about while it goes on.
+/// What a run is told about while it goes on, and asks.
 pub trait Observer {
     /// A record was made.
     ///
     /// # Errors
     /// When it cannot be kept; the run then ends.
     fn record(&mut self, record: Record) -> Result<(), Failure>;
+
+    /// What the session holds after a step is to be kept.
+    ///
+    /// # Errors
+    /// When it cannot be kept; the run then ends.
+    fn save(&mut self, session: &Session, step: u64) -> Result<(), Failure>;
+
+    /// Whether the run is to be left, and how.
+    fn leave(&self) -> Option<Exit>;
 }
 
-/// Initialises and trains.
+/// Whether a text suits a session and the settings, before anything is run or written.
 ///
 /// # Errors
-/// When the plan cannot be run on a text, the text is too short, or the loss stays non-finite.
+/// When the plan cannot be run on a text, the text is too short or has tokens that the model lacks,
+/// or fewer steps are asked for than are done.
+pub fn check(session: &Session, corpus: &Corpus, settings: &Settings) -> Result<(), Failure> {
+    let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
+    check_vocabulary(session, corpus)?;
+    corpus.batches(shape).map_err(|error| data(&error))?;
+    let Settings { done, steps, .. } = *settings;
+    if done > steps {
+        return Err(Failure::input(format!("the run has taken {done} steps, more than {steps}"))
+            .help("give more --steps"));
+    }
+    Ok(())
+}
+
+/// Initialises or goes on, and trains.
+///
+/// # Errors
+/// When the plan cannot be run on a text, the text is too short, values are not finite, or the
+/// observer wants to leave.
 pub fn train(
     session: &mut Session,
     corpus: &Corpus,
     settings: &Settings,
     observer: &mut dyn Observer,
 ) -> Result<End, Failure> {
+    check(session, corpus, settings)?;
     let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
-    check_vocabulary(session, corpus)?;
     let batches = corpus.batches(shape).map_err(|error| data(&error))?;
-    if entry(session, INIT).is_ok() {
+    if settings.done == 0 && entry(session, INIT).is_ok() {
         run(session, INIT, &Given { step: 0, batch: None, settings })?;
     }
-    let start = Instant::now();
-    let mut rates = Vec::new();
-    let mut validation_loss = f64::NAN;
-    let mut non_finite = 0;
-    for step in 1..=settings.steps {
-        if settings.profile_steps > 0 && step + settings.profile_steps == settings.steps + 1 {
-            session.set_profiling(true);
+    let saved = settings.done;
+    let mut training = Training { session, corpus, settings, observer, saved, skipped: 0 };
+    training.run(&batches)
+}
+
+/// A run between its first and its last step.
+struct Training<'a> {
+    session: &'a mut Session,
+    corpus: &'a Corpus,
+    settings: &'a Settings,
+    observer: &'a mut dyn Observer,
+    /// The last step that has a checkpoint.
+    saved: u64,
+    /// Skipped steps in a row.
+    skipped: u32,
+}
+
+impl Training<'_> {
+    fn run<T: Tokens>(&mut self, batches: &Dataset<T>) -> Result<End, Failure> {
+        let Settings { done, steps, profile_steps, .. } = *self.settings;
+        let start = Instant::now();
+        let mut rates = Vec::new();
+        if done > 0 && done < steps {
+            self.look(done)?;
         }
-        let batch = batches.train_batch(settings.seed, step).map_err(|error| data(&error))?;
-        let record = train_step(session, step, &batch, settings)?;
-        rates.push(record.tokens_per_s);
-        non_finite = if record.loss.is_finite() { 0 } else { non_finite + 1 };
-        observer.record(Record::Step(record))?;
-        if non_finite == MAX_NON_FINITE {
-            let headline =
-                format!("the loss is not finite for {MAX_NON_FINITE} steps up to {step}");
-            return Err(Failure::new(Exit::NonFinite, headline)
-                .help("lower the learning rate, or look at the last records of metrics.jsonl"));
+        for step in done + 1..=steps {
+            self.leave_if_asked(step - 1)?;
+            if profile_steps > 0 && steps - step + 1 == profile_steps {
+                self.session.set_profiling(true);
+            }
+            let batch = batches.train_batch(self.settings.seed, step).map_err(|e| data(&e))?;
+            rates.push(self.step(step, &batch)?);
+            if step < steps {
+                self.look(step)?;
+            }
+            if self.due(step) {
+                self.save(step)?;
+            }
         }
-        let last = step == settings.steps;
-        let due = settings.eval_every > 0 && step % settings.eval_every == 0;
-        if (due && !last) || (last && settings.final_eval) {
-            let count = if last { u64::MAX } else { settings.eval_batches as u64 };
-            let eval = evaluate(session, corpus, step, count, settings)?;
-            validation_loss = eval.loss;
-            observer.record(Record::Eval(eval))?;
+        let mut validation_loss = f64::NAN;
+        if self.settings.final_eval {
+            validation_loss = self.evaluate(steps, u64::MAX)?;
         }
+        if profile_steps > 0 {
+            self.observer.record(Record::Profile(profile(self.session, self.settings)))?;
+        }
+        let end = End {
+            steps,
+            seconds: start.elapsed().as_secs_f64(),
+            tokens_per_s: median(rates),
+            validation_loss,
+            peak_rss_bytes: peak_rss_bytes(),
+        };
+        self.observer.record(Record::End(end.clone()))?;
+        Ok(end)
     }
-    if settings.profile_steps > 0 {
-        observer.record(Record::Profile(profile(session, settings)))?;
+
+    /// One step; gives its rate.
+    fn step(&mut self, step: u64, batch: &Batch) -> Result<f64, Failure> {
+        let (record, finite) = train_step(self.session, step, batch, self.settings)?;
+        let rate = record.tokens_per_s;
+        self.observer.record(Record::Step(record))?;
+        self.skipped = if finite { 0 } else { self.skipped + 1 };
+        let most = if self.settings.skips { MAX_SKIPPED } else { 1 };
+        if self.skipped < most {
+            return Ok(rate);
+        }
+        let headline = match most {
+            1 => format!("the loss or the gradient of step {step} is not finite"),
+            _ => format!("the loss or the gradient is not finite for {most} steps up to {step}"),
+        };
+        Err(Failure::new(Exit::NonFinite, headline)
+            .help("lower the learning rate, or look at the last records of metrics.jsonl"))
     }
-    let end = End {
-        steps: settings.steps,
-        seconds: start.elapsed().as_secs_f64(),
-        tokens_per_s: median(rates),
-        validation_loss,
-        peak_rss_bytes: peak_rss_bytes(),
-    };
-    observer.record(Record::End(end.clone()))?;
-    Ok(end)
+
+    /// A look at the validation split where one is due.
+    fn look(&mut self, step: u64) -> Result<(), Failure> {
+        let every = self.settings.eval_every;
+        if every > 0 && step.is_multiple_of(every) {
+            self.evaluate(step, self.settings.eval_batches as u64)?;
+        }
+        Ok(())
+    }
+
+    /// The mean loss of some batches of the validation split.
+    fn evaluate(&mut self, step: u64, count: u64) -> Result<f64, Failure> {
+        let shape = batch_shape(entry(self.session, EVAL)?)?;
+        let batches = self.corpus.batches(shape).map_err(|error| data(&error))?;
+        let (mut sum, mut tokens) = (0.0, 0);
+        for index in 0..batches.eval_batches().min(count.max(1)) {
+            self.leave_if_asked(step)?;
+            let batch = batches.eval_batch(index).map_err(|error| data(&error))?;
+            let given = Given { step, batch: Some(&batch), settings: self.settings };
+            // The last batch may have rows that are not counted.
+            let predicted = batch.predicted() as u64;
+            sum += loss_of(&run(self.session, EVAL, &given)?)? * predicted as f64;
+            tokens += predicted;
+        }
+        let loss = sum / tokens as f64;
+        self.observer.record(Record::Eval(Eval { step, loss, tokens }))?;
+        Ok(loss)
+    }
+
+    fn due(&self, step: u64) -> bool {
+        let Settings { checkpoint_every: every, steps, .. } = *self.settings;
+        every > 0 && (step.is_multiple_of(every) || step == steps)
+    }
+
+    fn save(&mut self, step: u64) -> Result<(), Failure> {
+        self.observer.save(self.session, step)?;
+        self.saved = step;
+        Ok(())
+    }
+
+    /// Leaves after a step if that was asked for, with a checkpoint.
+    fn leave_if_asked(&mut self, step: u64) -> Result<(), Failure> {
+        let Some(exit) = self.observer.leave() else { return Ok(()) };
+        let left = format!("left after step {step}");
+        let failure = |headline: String| Failure::new(exit, headline);
+        if self.settings.checkpoint_every == 0 {
+            return Err(failure(format!("{left}, without a checkpoint")));
+        }
+        if step > self.saved {
+            self.save(step)?;
+        }
+        if step == 0 {
+            return Err(failure("left before the first step".to_owned()));
+        }
+        Err(failure(format!("{left}; its checkpoint is saved")).help("go on with --resume"))
+    }
 }
 
 /// Rows of an entry's batches and tokens in each; several micro-batches count as more rows.
@@ -204,22 +331,26 @@ fn scalar(decl: &FeedDecl, value: f64) -> Result<HostTensor, Failure> {
     Err(Failure::input(format!("the input `{}` is not a scalar", decl.name)))
 }
 
+/// One step; whether its loss and gradient are finite.
 fn train_step(
     session: &mut Session,
     step: u64,
     batch: &Batch,
     settings: &Settings,
-) -> Result<Step, Failure> {
+) -> Result<(Step, bool), Failure> {
     let start = Instant::now();
     let fetches = run(session, TRAIN_STEP, &Given { step, batch: Some(batch), settings })?;
     let seconds = start.elapsed().as_secs_f64();
     let tokens = batch.tokens.len();
     let loss = loss_of(&fetches)?;
     let tokens_per_s = tokens as f64 / seconds.max(1e-9);
-    let mut record = Step { step, loss, seconds, tokens_per_s, ..Step::default() };
+    let whole = ["loss", "grad_norm"].map(|name| fetches.scalar(name));
+    let finite = loss.is_finite() && whole.iter().flatten().all(|value| value.is_finite());
+    let skipped = !finite && settings.skips;
+    let mut record = Step { step, loss, seconds, tokens_per_s, skipped, ..Step::default() };
     for (name, value) in fetches.iter() {
-        let floats = value.dtype() == DType::f32 || value.dtype() == DType::i32;
-        if !floats || value.elems() > MAX_RECORDED || name == "loss" {
+        let numeric = value.dtype().is_float() || value.dtype() == DType::i32;
+        if !numeric || value.elems() > MAX_RECORDED || name == "loss" {
             continue;
         }
         let values = numbers(value)?;
@@ -231,7 +362,7 @@ fn train_step(
     // What is not finite has no JSON form; the loss, which ends a run, has its own.
     record.scalars.retain(|_, value| value.is_finite());
     record.vectors.retain(|_, values| values.iter().all(|value| value.is_finite()));
-    Ok(record)
+    Ok((record, finite))
 }
 
 /// Cross-entropy where the step tells it apart, else the whole loss.
@@ -247,27 +378,6 @@ fn numbers(value: &HostTensor) -> Result<Vec<f64>, Failure> {
         DType::i32 => value.to_i32().map_err(runtime)?.into_iter().map(f64::from).collect(),
         _ => value.to_f32().map_err(runtime)?.into_iter().map(f64::from).collect(),
     })
-}
-
-fn evaluate(
-    session: &mut Session,
-    corpus: &Corpus,
-    step: u64,
-    count: u64,
-    settings: &Settings,
-) -> Result<Eval, Failure> {
-    let shape = batch_shape(entry(session, EVAL)?)?;
-    let batches = corpus.batches(shape).map_err(|error| data(&error))?;
-    let (mut sum, mut tokens) = (0.0, 0);
-    for index in 0..batches.eval_batches().min(count.max(1)) {
-        let batch = batches.eval_batch(index).map_err(|error| data(&error))?;
-        let given = Given { step, batch: Some(&batch), settings };
-        // The last batch may have rows that are not counted.
-        let predicted = batch.predicted() as u64;
-        sum += loss_of(&run(session, EVAL, &given)?)? * predicted as f64;
-        tokens += predicted;
-    }
-    Ok(Eval { step, loss: sum / tokens as f64, tokens })
 }
 
 /// Time by node; nodes of repeated layers (`layers.3.attn`) are added up as `layers.*.attn`.

@@ -127,6 +127,8 @@ codes! {
     BAD_SETTING = 506, "bad-setting", "A setting of the train step is out of range.\n\nWrong: `accumulate: 0`\nRight: `accumulate: 1`";
     /// No gradient reaches a parameter.
     NO_GRADIENT = 507, "no-gradient", "The loss does not depend on this parameter, so it has no gradient (a warning); it keeps its value.\n\nWrong: a parameter that only feeds `TopK` indices.\nRight: a buffer, or a path from the parameter to the loss.";
+    /// A metric under a name that is taken.
+    RESERVED_METRIC = 508, "reserved-metric", "A step always gives `loss`, and `grad_norm` where something asks for it; a metric of the same name could not be told from it.\n\nWrong: `metrics: { \"loss\": \"ce\" }`\nRight: `metrics: { \"ce\": \"ce\" }`; the loss is recorded in any case.";
 }
 
 #[cfg(test)]

@@ -17,6 +17,19 @@ use crate::types::{DType, Type};
 /// # Panics
 /// If inputs are missing or do not have their declared shapes.
 pub fn values(graph: &Graph, inputs: &[Tensor]) -> SecondaryMap<Value, Option<Tensor>> {
+    values_with(graph, inputs, &mut |_, _| {})
+}
+
+/// Every value of a graph, given its inputs in order; `made` sees each float that a node makes,
+/// with the node's path, and may change it (round it, say).
+///
+/// # Panics
+/// As [`values`].
+pub fn values_with(
+    graph: &Graph,
+    inputs: &[Tensor],
+    made: &mut dyn FnMut(&str, &mut Tensor),
+) -> SecondaryMap<Value, Option<Tensor>> {
     assert_eq!(graph.inputs.len(), inputs.len(), "one tensor per input");
     let mut values: SecondaryMap<Value, Option<Tensor>> = SecondaryMap::new();
     for (input, tensor) in graph.inputs.iter().zip(inputs) {
@@ -31,7 +44,10 @@ pub fn values(graph: &Graph, inputs: &[Tensor]) -> SecondaryMap<Value, Option<Te
             .collect();
         let results =
             node.op.reference(&operands, &graph.operand_types(id), &graph.result_types(id));
-        for (value, tensor) in node.results.iter().zip(results) {
+        for (value, mut tensor) in node.results.iter().zip(results) {
+            if graph.ty(*value).dtype.is_float() {
+                made(&node.origin.path, &mut tensor);
+            }
             values[*value] = Some(tensor);
         }
     }

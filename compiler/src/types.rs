@@ -1,7 +1,8 @@
 //! Tensor types: an element type and static extents.
 //!
 //! # Invariants
-//! - Extents may be 0; their product fits in `u64` (checked when a spec's dims are bound).
+//! - Extents may be 0; their product fits in `u64` (checked when a spec's dims are bound and when a
+//!   program is read).
 
 pub use perilune_plan::DType;
 
@@ -33,6 +34,12 @@ impl Type {
     /// Bytes in memory, contiguous.
     pub fn bytes(&self) -> u64 {
         self.elems() * self.dtype.bytes()
+    }
+
+    /// Bytes in memory, if a program can address them: at most 2^60.
+    pub fn checked_bytes(&self) -> Option<u64> {
+        let bytes = self.shape.iter().try_fold(self.dtype.bytes(), |acc, d| acc.checked_mul(*d));
+        bytes.filter(|bytes| *bytes <= 1 << 60)
     }
 
     /// The same shape with another element type.

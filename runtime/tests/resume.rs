@@ -79,3 +79,18 @@ fn a_snapshot_that_does_not_fit_sets_nothing() {
     let error = lacking.restore(&mut session).expect_err("the momentum is lost");
     assert!(matches!(&error, RuntimeError::UnknownTensor { name } if name == "w/momentum"));
 }
+
+#[test]
+fn a_cleared_store_has_no_checkpoint_and_takes_new_ones() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let mut store = Store::new(folder.path(), 2).expect("a store");
+    store.clear().expect("nothing to do");
+    for value in [1.0, 2.0] {
+        let snapshot = Snapshot::of(&filled(value), 4, "hash", DataCursor::default());
+        store.save(&snapshot.expect("taken")).expect("saved");
+        assert_eq!(store.steps().expect("listed"), [4]);
+        store.clear().expect("cleared");
+        assert!(store.steps().expect("listed").is_empty());
+        assert!(store.load_newest().expect("no damage").is_none());
+    }
+}

@@ -1,30 +1,41 @@
 //! `perilune train SPEC --data FILE`: compile, train on a text, and leave a run folder.
 //!
-//! The folder holds `metrics.jsonl` (grows while it runs), `plan.perilune`, `weights.safetensors`
-//! and `report.html`.
+//! The folder holds `metrics.jsonl` (grows while it runs), `checkpoints/`, `plan.perilune`,
+//! `weights.safetensors` and `report.html`. `--resume` goes on from the newest checkpoint as if the
+//! run had never stopped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use perilune_compiler::program::ArgKind;
 use perilune_plan::{Plan, TensorKind, container};
+use perilune_runtime::io::checkpoint::Snapshot;
 use perilune_runtime::{Options, Session};
 use serde_json::json;
 
 use super::spec_args::{SpecArgs, pair};
 use super::{cannot_write, write_file};
+use crate::checkpoints::{Checkpoints, Identity};
 use crate::console::Console;
 use crate::corpus::{Corpus, Entropies};
 use crate::exit::{Exit, Failure};
 use crate::metrics::{self, End, Record, Run};
 use crate::number::grouped;
 use crate::pipeline::{self, Checked, runtime};
+use crate::signals::Signals;
 use crate::training::{self, Observer, Settings};
 use crate::{report, summary, weights};
 
-/// Validation batches at each look before the last.
-const EVAL_BATCHES: usize = 8;
+/// Validation batches at each look before the last, unless the spec says.
+const EVAL_BATCHES: u64 = 8;
+/// Most steps: the step is fed as f32, which counts no further.
+const MAX_STEPS: u64 = 1 << 24;
+/// Steps between checkpoints, unless the spec says.
+const CHECKPOINT_EVERY: u64 = 100;
+/// Checkpoints kept, unless the spec says.
+const KEPT: u64 = 2;
 /// Final steps timed by node for the report.
 const PROFILE_STEPS: u64 = 3;
 
@@ -45,12 +56,21 @@ pub(crate) struct Args {
     /// Steps between looks at the validation split; 0: none at all
     #[arg(long, value_name = "N")]
     eval_every: Option<u64>,
+    /// Steps between checkpoints, of which there is one at the end too; 0: none at all
+    #[arg(long, value_name = "N")]
+    checkpoint_every: Option<u64>,
+    /// Go on from the newest checkpoint in the folder
+    #[arg(long)]
+    resume: bool,
+    /// Start anew in a folder that has checkpoints, and remove them
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
     /// Seed of initial weights and of the order of the data
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Worker threads (all cores); results do not depend on it
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Value of a further scalar input of the step
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]
     inputs: Vec<(String, String)>,
@@ -60,7 +80,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let corpus = Corpus::read(&args.data)?;
     let start = Instant::now();
     let checked = args.spec.check()?;
-    let settings = settings(args, &checked)?;
+    let mut settings = settings(args, &checked)?;
     let plan = pipeline::compile(&checked.elaborated)?;
     let compile_seconds = start.elapsed().as_secs_f64();
     let entropies = corpus.entropies();
@@ -74,11 +94,18 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         run.kernels
     ));
     let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
-    write_file(&args.out.join("plan.perilune"), &bytes)?;
-    let options = Options { threads: args.threads, ..Options::default() };
+    let mut checkpoints = checkpoints(args, &checked, &corpus, (&bytes, settings.seed))?;
+    let resumed = begin(console, args, &mut checkpoints)?;
+    settings.done = resumed.as_ref().map_or(0, |snapshot| snapshot.step);
+    let options = Options { threads: args.threads.map(usize::from), ..Options::default() };
     let mut session = Session::new(plan, options).map_err(runtime)?;
+    training::check(&session, &corpus, &settings)?;
+    write_file(&args.out.join("plan.perilune"), &bytes)?;
+    if let Some(snapshot) = resumed {
+        snapshot.restore(&mut session).map_err(runtime)?;
+    }
     run.threads = session.threads();
-    let mut log = Log::start(console, &args.out, run)?;
+    let mut log = Log::start(console, &args.out, (run, settings.done), checkpoints)?;
     let outcome = training::train(&mut session, &corpus, &settings, &mut log);
     log.close()?;
     write_file(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
@@ -88,12 +115,57 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// A setting of the spec's `Run(..)`.
+fn run_setting(checked: &Checked, name: &str, other: u64) -> u64 {
+    let train = checked.elaborated.train.as_ref();
+    train.and_then(|train| train.run.get(name).copied()).unwrap_or(other)
+}
+
+fn checkpoints(
+    args: &Args,
+    checked: &Checked,
+    corpus: &Corpus,
+    (plan, seed): (&[u8], u64),
+) -> Result<Checkpoints, Failure> {
+    let plan = blake3::hash(plan).to_hex().to_string();
+    let data = corpus.hash();
+    Checkpoints::below(&args.out, run_setting(checked, "keep", KEPT), Identity { plan, data, seed })
+}
+
+/// What the run goes on from, if it does; otherwise the folder is free for a new one.
+fn begin(
+    console: &Console,
+    args: &Args,
+    checkpoints: &mut Checkpoints,
+) -> Result<Option<Snapshot>, Failure> {
+    if args.resume {
+        let (snapshot, skipped) = checkpoints.newest()?;
+        for one in skipped {
+            console.note(&format!("warning: step {} is passed over: {}", one.step, one.reason));
+        }
+        console.note(&format!("going on after step {}", snapshot.step));
+        return Ok(Some(snapshot));
+    }
+    if args.overwrite {
+        checkpoints.clear()?;
+    }
+    match checkpoints.last()? {
+        None => Ok(None),
+        Some(step) => {
+            let headline = format!("`{}` holds a run of {step} steps", args.out.display());
+            Err(Failure::input(headline).help(
+                "--resume goes on with it, --overwrite starts anew, --out names another folder",
+            ))
+        }
+    }
+}
+
 fn settings(args: &Args, checked: &Checked) -> Result<Settings, Failure> {
     let train = checked.elaborated.train.as_ref().ok_or_else(|| {
         Failure::input(format!("`{}` is a model without a training step", args.spec.spec.display()))
             .help("give the `Train(..)` file beside it")
     })?;
-    let default = |name: &str, other: u64| train.run.get(name).copied().unwrap_or(other);
+    let default = |name: &str, other: u64| run_setting(checked, name, other);
     let mut inputs = BTreeMap::new();
     for (name, value) in &args.inputs {
         let value = value.parse().map_err(|_| {
@@ -101,17 +173,52 @@ fn settings(args: &Args, checked: &Checked) -> Result<Settings, Failure> {
         })?;
         inputs.insert(name.clone(), value);
     }
+    known_inputs(checked, inputs.keys())?;
     let eval_every = args.eval_every.unwrap_or_else(|| default("eval_every", 100));
     let steps = args.steps.unwrap_or_else(|| default("steps", 100));
+    let seed = args.seed.unwrap_or_else(|| default("seed", 0));
+    for (name, value, most) in [("steps", steps, MAX_STEPS), ("seed", seed, i32::MAX as u64)] {
+        if value > most {
+            return Err(Failure::input(format!("`{name}` cannot be {value}"))
+                .help(format!("give at most {most}")));
+        }
+    }
     Ok(Settings {
+        done: 0,
         steps,
+        checkpoint_every: args
+            .checkpoint_every
+            .unwrap_or_else(|| default("checkpoint_every", CHECKPOINT_EVERY)),
+        skips: train.skip_nonfinite,
         eval_every,
-        eval_batches: EVAL_BATCHES,
+        eval_batches: default("eval_batches", EVAL_BATCHES) as usize,
         final_eval: eval_every > 0,
-        seed: args.seed.unwrap_or_else(|| default("seed", 0)),
+        seed,
         profile_steps: PROFILE_STEPS.min(steps / 4),
         inputs,
     })
+}
+
+/// What is given with `--input` must be an input of the step.
+fn known_inputs<'a>(
+    checked: &Checked,
+    given: impl Iterator<Item = &'a String>,
+) -> Result<(), Failure> {
+    let graph = checked.elaborated.train_step.as_ref();
+    let inputs = graph.into_iter().flat_map(|graph| &graph.inputs);
+    let feeds = inputs.filter(|input| input.kind == ArgKind::Feed);
+    let own = |name: &&str| !training::PROVIDED.contains(name);
+    let known: Vec<&str> = feeds.map(|input| input.name.as_str()).filter(own).collect();
+    for name in given {
+        if !known.contains(&name.as_str()) {
+            let help = match known.as_slice() {
+                [] => "the step has no input of its own".to_owned(),
+                known => format!("its inputs: {}", known.join(", ")),
+            };
+            return Err(Failure::input(format!("the step has no input `{name}`")).help(help));
+        }
+    }
+    Ok(())
 }
 
 fn describe(
@@ -151,13 +258,34 @@ struct Log<'a> {
     writer: Option<metrics::Writer>,
     records: Vec<Record>,
     bar: ProgressBar,
+    checkpoints: Checkpoints,
+    signals: Signals,
 }
 
 impl<'a> Log<'a> {
-    fn start(console: &'a Console, out: &Path, run: Run) -> Result<Self, Failure> {
+    /// Starts the records of a run, or goes on with those of its first `done` steps.
+    fn start(
+        console: &'a Console,
+        out: &Path,
+        (run, done): (Run, u64),
+        checkpoints: Checkpoints,
+    ) -> Result<Self, Failure> {
         let path = out.join("metrics.jsonl");
-        let writer = std::fs::create_dir_all(out).and_then(|()| metrics::Writer::create(&path));
+        let (records, kept) = earlier(&path, done)?;
+        let first = Record::Run(run.clone());
+        let writer = std::fs::create_dir_all(out).and_then(|()| match done {
+            0 => {
+                let mut writer = metrics::Writer::create(&path)?;
+                writer.write(&first).map(|()| writer)
+            }
+            _ => {
+                let first = serde_json::to_string(&first)?;
+                metrics::Writer::resume(&path, &format!("{first}\n{kept}"))
+            }
+        });
         let writer = writer.map_err(|error| cannot_write(&path, &error))?;
+        let signals = Signals::watch()
+            .map_err(|error| Failure::environment(format!("cannot watch for signals: {error}")))?;
         let target = match console.live {
             true => ProgressDrawTarget::stderr(),
             false => ProgressDrawTarget::hidden(),
@@ -167,9 +295,9 @@ impl<'a> Log<'a> {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        let mut log = Log { console, path, writer: Some(writer), records: Vec::new(), bar };
-        log.record(Record::Run(run))?;
-        Ok(log)
+        bar.set_position(done);
+        let records = std::iter::once(first).chain(records).collect();
+        Ok(Log { console, path, writer: Some(writer), records, bar, checkpoints, signals })
     }
 
     fn close(&mut self) -> Result<(), Failure> {
@@ -198,6 +326,26 @@ impl Observer for Log<'_> {
         self.records.push(record);
         Ok(())
     }
+
+    fn save(&mut self, session: &Session, step: u64) -> Result<(), Failure> {
+        self.checkpoints.save(session, step)
+    }
+
+    fn leave(&self) -> Option<Exit> {
+        self.signals.pending()
+    }
+}
+
+/// The records of a run's first steps, and their text.
+fn earlier(path: &Path, done: u64) -> Result<(Vec<Record>, String), Failure> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) if done > 0 => text,
+        _ => return Ok((Vec::new(), String::new())),
+    };
+    metrics::kept(&text, done).map_err(|what| {
+        Failure::new(Exit::Integrity, format!("`{}` is damaged: {what}", path.display()))
+            .help("move it away; the run then goes on with new records")
+    })
 }
 
 fn conclude(console: &Console, out: &Path, end: &End, entropies: Entropies) {

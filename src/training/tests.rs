@@ -67,7 +67,10 @@ fn corpus() -> Corpus {
 
 fn settings(steps: u64) -> Settings {
     Settings {
+        done: 0,
         steps,
+        checkpoint_every: 3,
+        skips: true,
         eval_every: 2,
         eval_batches: 3,
         final_eval: true,
@@ -78,12 +81,28 @@ fn settings(steps: u64) -> Settings {
 }
 
 #[derive(Default)]
-struct Kept(Vec<Record>);
+struct Kept {
+    records: Vec<Record>,
+    /// Steps saved after.
+    saved: Vec<u64>,
+    /// Leave once there are so many records.
+    leave_after: Option<usize>,
+}
 
 impl Observer for Kept {
     fn record(&mut self, record: Record) -> Result<(), Failure> {
-        self.0.push(record);
+        self.records.push(record);
         Ok(())
+    }
+
+    fn save(&mut self, _: &Session, step: u64) -> Result<(), Failure> {
+        self.saved.push(step);
+        Ok(())
+    }
+
+    fn leave(&self) -> Option<Exit> {
+        let enough = self.leave_after.is_some_and(|n| self.records.len() >= n);
+        enough.then_some(Exit::Interrupted)
     }
 }
 
@@ -93,7 +112,7 @@ fn targets_are_the_tokens_after_and_every_event_is_recorded_in_order() {
     let end = train(&mut session("step"), &corpus(), &settings(5), &mut kept).expect("trains");
     assert_eq!((end.steps, end.validation_loss), (5, 5.0));
     let kinds: Vec<String> = kept
-        .0
+        .records
         .iter()
         .map(|record| match record {
             Record::Step(s) => format!("step {}", s.step),
@@ -117,7 +136,7 @@ fn targets_are_the_tokens_after_and_every_event_is_recorded_in_order() {
         "end",
     ];
     assert_eq!(kinds, want);
-    for record in &kept.0 {
+    for record in &kept.records {
         let Record::Step(step) = record else { continue };
         assert_eq!(step.loss, step.step as f64);
         let (seen, wanted) = (&step.vectors["seen"], &step.vectors["wanted"]);
@@ -130,13 +149,70 @@ fn targets_are_the_tokens_after_and_every_event_is_recorded_in_order() {
 
 #[test]
 fn a_loss_that_stays_non_finite_ends_the_run_with_its_own_code() {
-    let mut settings = settings(100);
-    settings.inputs.insert("bad".into(), f64::NAN);
-    settings.eval_every = 0;
+    for (skips, steps) in [(true, MAX_SKIPPED as usize), (false, 1)] {
+        let mut settings = settings(100);
+        settings.inputs.insert("bad".into(), f64::NAN);
+        (settings.eval_every, settings.checkpoint_every, settings.skips) = (0, 5, skips);
+        let mut kept = Kept::default();
+        let failure = train(&mut session("bad"), &corpus(), &settings, &mut kept);
+        assert_eq!(failure.expect_err("must fail").exit(), Exit::NonFinite);
+        let marked = |r: &Record| matches!(r, Record::Step(s) if s.skipped == skips);
+        assert_eq!(kept.records.iter().filter(|r| marked(r)).count(), steps);
+        assert_eq!((kept.records.len(), kept.saved.len()), (steps, 0));
+    }
+}
+
+fn steps_of(kept: &Kept) -> Vec<u64> {
+    let step = |r: &Record| if let Record::Step(s) = r { Some(s.step) } else { None };
+    kept.records.iter().filter_map(step).collect()
+}
+
+#[test]
+fn checkpoints_come_every_so_often_and_at_the_end() {
     let mut kept = Kept::default();
-    let failure = train(&mut session("bad"), &corpus(), &settings, &mut kept);
-    assert_eq!(failure.expect_err("must fail").exit(), Exit::NonFinite);
-    assert_eq!(kept.0.len(), MAX_NON_FINITE as usize);
+    train(&mut session("step"), &corpus(), &settings(7), &mut kept).expect("trains");
+    assert_eq!(kept.saved, [3, 6, 7]);
+    let none = Settings { checkpoint_every: 0, ..settings(7) };
+    let mut kept = Kept::default();
+    train(&mut session("step"), &corpus(), &none, &mut kept).expect("trains");
+    assert!(kept.saved.is_empty());
+}
+
+#[test]
+fn a_run_goes_on_after_its_checkpoint_with_the_records_of_an_uninterrupted_one() {
+    let mut whole = Kept::default();
+    train(&mut session("step"), &corpus(), &settings(6), &mut whole).expect("trains");
+    let mut rest = Kept::default();
+    let settings = Settings { done: 4, ..settings(6) };
+    let end = train(&mut session("step"), &corpus(), &settings, &mut rest).expect("trains");
+    assert_eq!((steps_of(&rest), end.steps), (vec![5, 6], 6));
+    let losses = |kept: &Kept| -> Vec<(u64, f64)> {
+        let loss = |r: &Record| match r {
+            Record::Step(s) => Some((s.step, s.loss)),
+            Record::Eval(e) => Some((e.step, e.loss)),
+            _ => None,
+        };
+        kept.records.iter().filter_map(loss).collect()
+    };
+    // The look at the validation split after step 4 is taken again.
+    let all = losses(&whole);
+    assert_eq!(losses(&rest), all[all.len() - losses(&rest).len()..]);
+    let back = Settings { done: 7, ..settings };
+    let failure = train(&mut session("step"), &corpus(), &back, &mut Kept::default());
+    assert_eq!(failure.expect_err("cannot go back").exit(), Exit::Spec);
+}
+
+#[test]
+fn leaving_finishes_the_step_and_saves_it_once() {
+    // Records: step 1, step 2, eval, step 3, which is saved in any case.
+    for (records, saved, left_after) in [(0, vec![], 0), (2, vec![2], 2), (4, vec![3], 3)] {
+        let mut kept = Kept { leave_after: Some(records), ..Kept::default() };
+        let failure = train(&mut session("step"), &corpus(), &settings(9), &mut kept);
+        let Err(Failure::Plain(problem)) = failure else { panic!("must leave") };
+        assert_eq!(problem.exit, Exit::Interrupted);
+        assert_eq!((&kept.saved, steps_of(&kept).len()), (&saved, left_after), "{records}");
+        assert_eq!(problem.help.is_some(), left_after > 0, "{}", problem.headline);
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //! - A value asked for after the expansion covers all micro-batches: maxima by their maximum,
-//!   integers (counts) by their sum, everything else by its mean.
+//!   integers (counts) by their sum, everything else by its mean. Updates of buffers are computed
+//!   from such values.
 
 use std::collections::BTreeMap;
 
@@ -146,6 +147,30 @@ impl Cx<'_, '_> {
             micro.joined.insert(value, joined);
         }
         joined
+    }
+
+    /// A new value of a buffer for all micro-batches: what it makes of counts and maxima it makes of
+    /// those of the whole step; what depends on a batch in another way is a mean.
+    pub(super) fn update_over_micro_batches(&mut self, value: Value) -> Value {
+        self.of_whole_step(value).unwrap_or_else(|| self.over_micro_batches(value))
+    }
+
+    fn of_whole_step(&mut self, value: Value) -> Option<Value> {
+        if !self.micro.as_ref()?.batched[value] {
+            return Some(value);
+        }
+        if !self.ty(value).dtype.is_float() || self.is_maximum(value) {
+            return Some(self.over_micro_batches(value));
+        }
+        let ValueDef::Result(id, n) = self.graph.values[value].1 else { return None };
+        let node = self.graph.nodes[id].clone();
+        if !matches!(node.op, Op::Map(_) | Op::Reduce(_) | Op::Cast(_) | Op::Reshape(_)) {
+            return None;
+        }
+        let operands: Option<Vec<Value>> =
+            node.operands.iter().map(|v| self.of_whole_step(*v)).collect();
+        let results = self.must_add(node.op, &operands?, node.origin.derived("joined"));
+        results.get(n as usize).copied()
     }
 
     fn join(&mut self, first: Value, others: &[Value]) -> Value {

@@ -3,8 +3,11 @@
 //! # Invariants
 //! - A fetch is named by its key; one per match, `key/path`, when the pattern has a `*`.
 
+use cranelift_entity::EntitySet;
+
 use super::context::{Cx, shorten};
 use super::glob;
+use super::scope::Scope;
 use super::train::Step;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
@@ -74,6 +77,30 @@ pub(super) fn values(
         }
         push_all(key, pattern, found, outputs);
     }
+}
+
+/// Scalar metrics that the loss is computed from: they are known without a gradient.
+pub(super) fn of_loss(cx: &Cx, scope: &Scope, spec: &TrainSpec, loss: Value) -> Outputs {
+    let mut reached = EntitySet::new();
+    reached.insert(loss);
+    for node in cx.graph.nodes.values().rev() {
+        if node.results.iter().any(|r| reached.contains(*r)) {
+            reached.extend(node.operands.iter().copied());
+        }
+    }
+    let value = |pattern: &str| {
+        let (base, output) = pattern.split_once('.').unwrap_or((pattern, ""));
+        let values = scope.names.get(base)?.values.as_ref()?;
+        let found = match output {
+            "" => values.first(),
+            output => values.iter().find(|(name, _)| name == output),
+        };
+        found.map(|(_, value)| *value)
+    };
+    let metrics = spec.metrics.iter().filter(|(_, m)| !m.grad);
+    let found = metrics.filter_map(|(key, m)| Some((key, value(&m.pattern.text)?)));
+    let wanted = found.filter(|(_, v)| reached.contains(*v) && cx.ty(*v).ndim() == 0);
+    wanted.map(|(key, v)| (v, ResultTarget::Fetch(key.text.clone()))).collect()
 }
 
 fn push_all(key: &Name, pattern: &Name, found: Vec<(String, Value)>, outputs: &mut Outputs) {

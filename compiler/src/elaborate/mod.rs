@@ -14,6 +14,7 @@ mod metrics;
 mod model;
 mod nodes;
 mod optimizer;
+mod precision;
 mod prune;
 mod recompute;
 mod scope;
@@ -55,7 +56,7 @@ pub struct Elaborated {
 /// Settings of a training step.
 #[derive(Clone, Debug)]
 pub struct TrainSettings {
-    /// Run settings: `steps`, `eval_every`, `seed`.
+    /// Run settings: `steps`, `eval_every`, `eval_batches`, `seed`, `checkpoint_every`, `keep`.
     pub run: IndexMap<String, u64>,
     /// Mesh axes.
     pub mesh: IndexMap<String, u64>,
@@ -63,6 +64,8 @@ pub struct TrainSettings {
     pub precision: Precision,
     /// Micro-batches per step.
     pub accumulate: u64,
+    /// Whether a step whose loss or gradient norm is not finite changes nothing.
+    pub skip_nonfinite: bool,
 }
 
 impl Elaborated {

@@ -15,7 +15,7 @@ use super::context::Cx;
 use super::model::{Root, add_feed, forward_graph};
 use super::prune::extract;
 use super::scope::{Binding, Env, Scope};
-use super::{Elaborated, TrainSettings, init, metrics, recompute};
+use super::{Elaborated, TrainSettings, init, metrics, precision, recompute};
 use crate::autodiff;
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -25,7 +25,7 @@ use crate::program::ResultTarget;
 use crate::source::Span;
 use crate::spec::block::duplicate_name;
 use crate::spec::files::File;
-use crate::spec::train::{Precision, TrainSpec};
+use crate::spec::train::TrainSpec;
 use crate::types::{DType, Type};
 use cranelift_entity::SecondaryMap;
 use perilune_plan::TensorKind;
@@ -50,13 +50,18 @@ pub(super) fn elaborate(
     spec: &TrainSpec,
     model: &Root,
 ) -> Option<Elaborated> {
-    check_precision(&mut cx, spec);
+    precision::check(&mut cx, spec);
     let mut scope = train_scope(&mut cx, root, spec, model);
     cx.elaborate_nodes(&mut scope, &spec.nodes);
     let loss = find_loss(&mut cx, &scope, spec);
+    precision::apply(&mut cx, spec);
+    let loss = loss.map(|value| precision::widened(&mut cx, value));
     let forward = forward_graph(&cx, model);
-    let eval =
-        loss.map(|v| extract(&cx.graph, "eval", vec![(v, ResultTarget::Fetch("loss".into()))]));
+    let eval = loss.map(|loss| {
+        let mut outputs = vec![(loss, ResultTarget::Fetch("loss".into()))];
+        outputs.extend(metrics::of_loss(&cx, &scope, spec, loss));
+        extract(&cx.graph, "eval", outputs)
+    });
     let mut step =
         Step { scope, grads: BTreeMap::new(), new: BTreeMap::new(), backward: Vec::new() };
     let model_updates = std::mem::take(&mut cx.updates);
@@ -74,7 +79,7 @@ pub(super) fn elaborate(
     outputs.extend(norm.map(|v| (v, ResultTarget::Fetch("grad_norm".into()))));
     super::optimizer::apply(&mut cx, &mut step, spec);
     for (index, value, span) in model_updates {
-        let value = cx.over_micro_batches(value);
+        let value = cx.update_over_micro_batches(value);
         step.new.insert(index, (value, span));
     }
     let state_updates = std::mem::take(&mut cx.updates);
@@ -105,17 +110,9 @@ fn settings(spec: &TrainSpec) -> TrainSettings {
     TrainSettings {
         run: spec.run.iter().map(|(n, v)| (n.text.clone(), *v as u64)).collect(),
         mesh: spec.mesh.iter().map(|(n, v)| (n.text.clone(), *v)).collect(),
-        precision: spec.precision,
+        precision: spec.precision.clone(),
         accumulate: spec.accumulate,
-    }
-}
-
-fn check_precision(cx: &mut Cx, spec: &TrainSpec) {
-    let all_f32 = Precision { storage: DType::f32, compute: DType::f32, accumulate: DType::f32 };
-    if let Some(span) = spec.precision_span.filter(|_| spec.precision != all_f32) {
-        let headline = "this precision is not available";
-        let error = Diagnostic::error(codes::BAD_SETTING, headline, span, "only f32 throughout");
-        cx.sink.push(error.help("write `Precision(storage: f32, compute: f32, accumulate: f32)`"));
+        skip_nonfinite: spec.skip_nonfinite,
     }
 }
 

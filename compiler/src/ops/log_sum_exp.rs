@@ -1,6 +1,7 @@
 //! `LogSumExp`: `log Σ exp(x)` along the last dimension, without overflow.
 //!
 //! With it cross-entropy is `LogSumExp(logits) − logits[target]`, and no probabilities are stored.
+//! The result is a statistic: f32 at least, as its sums are.
 
 use serde::Deserialize;
 
@@ -11,7 +12,7 @@ use super::{Builder, Built, Cost, KernelBuilder, OpDef, TypeError, Value, generi
 use crate::program::{Combine, OpKind, V};
 use crate::scalar::Unary;
 use crate::tensor::Tensor;
-use crate::types::Type;
+use crate::types::{DType, Type};
 
 /// `log Σ exp` along the last dimension.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +24,11 @@ pub struct LogSumExp;
 pub struct Form {
     /// The tensor, `[.., n]`.
     x: Spanned<String>,
+}
+
+/// What sums of a type are kept in.
+fn wide(dtype: DType) -> DType {
+    if dtype == DType::f64 { dtype } else { DType::f32 }
 }
 
 impl OpDef for LogSumExp {
@@ -50,7 +56,9 @@ impl OpDef for LogSumExp {
     }
 
     fn infer(&self, operands: &[Type]) -> Result<Vec<Type>, TypeError> {
-        Ok(vec![rows_type(operands)?])
+        let rows = rows_type(operands)?;
+        let dtype = wide(rows.dtype);
+        Ok(vec![rows.with_dtype(dtype)])
     }
 
     fn reference(&self, operands: &[&Tensor], types: &[Type], results: &[Type]) -> Vec<Tensor> {
@@ -74,20 +82,26 @@ impl OpDef for LogSumExp {
         grads: &[Option<Value>],
     ) -> Vec<Option<Value>> {
         let Some(grad) = grads[0] else { return vec![None] };
-        let shape = cx.ty(operands[0]).shape.clone();
+        let Type { shape, dtype } = cx.ty(operands[0]).clone();
         let dx = row_generic(&shape, &[true, false, false], None, |b, a| {
-            let p = exp_of_difference(b, &a[..2]);
-            b.mul(a[2], p)
+            let x = b.cast(a[0], dtype, wide(dtype));
+            let p = exp_of_difference(b, &[x, a[1]]);
+            let dx = b.mul(a[2], p);
+            b.cast(dx, wide(dtype), dtype)
         });
         vec![Some(generic::push(cx, dx, &[operands[0], results[0], grad]))]
     }
 
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {
         let (x, rows) = (operands[0], results[0].clone());
-        let shape = cx.ty(x).shape.clone();
-        let max = row_generic(&shape, &[true], Some(Combine::Max), |_, a| a[0]);
+        let Type { shape, dtype } = cx.ty(x).clone();
+        let max =
+            row_generic(&shape, &[true], Some(Combine::Max), |b, a| b.cast(a[0], dtype, rows.dtype));
         let max = cx.push(OpKind::Generic(max), &[x], rows.clone());
-        let sum = row_generic(&shape, &[true, false], Some(Combine::Sum), exp_of_difference);
+        let sum = row_generic(&shape, &[true, false], Some(Combine::Sum), |b, a| {
+            let x = b.cast(a[0], dtype, rows.dtype);
+            exp_of_difference(b, &[x, a[1]])
+        });
         let sum = cx.push(OpKind::Generic(sum), &[x, max], rows.clone());
         let body = generic::body_of(2, |b, a| {
             let log = b.apply(Unary::Log, a[0]);

@@ -10,9 +10,6 @@ use crate::source::Span;
 use crate::tensor::Tensor;
 use crate::types::{DType, Type};
 
-/// Largest tensor, in bytes.
-pub(super) const MAX_BYTES: u64 = 1 << 60;
-
 /// Why operands do not fit an op; the caller adds spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypeError {
@@ -123,11 +120,11 @@ pub(super) fn extent_of(operands: &[Type], i: usize, dim: u64) -> Result<u64, Ty
 
 /// The type, if a program can address it.
 pub(super) fn checked(dtype: DType, shape: Vec<u64>) -> Result<Type, TypeError> {
-    let bytes = shape.iter().try_fold(dtype.bytes(), |acc, d| acc.checked_mul(*d));
-    match bytes {
-        Some(b) if b <= MAX_BYTES => Ok(Type::new(dtype, shape)),
-        _ => {
-            let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
+    let ty = Type::new(dtype, shape);
+    match ty.checked_bytes() {
+        Some(_) => Ok(ty),
+        None => {
+            let shape: Vec<String> = ty.shape.iter().map(u64::to_string).collect();
             let headline = format!("tensor of shape [{}] is too large", shape.join(", "));
             Err(TypeError::new(codes::TOO_LARGE, headline))
         }

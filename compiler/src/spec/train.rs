@@ -71,14 +71,25 @@ pub struct MetricSpec {
 }
 
 /// Element types of a training step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Precision {
-    /// Of parameters and state.
+    /// Of activations and of their gradients between nodes. Parameters (the master weights), their
+    /// gradients, optimizer state and the results of reductions are f32 whatever it is.
     pub storage: DType,
-    /// Of activations.
+    /// Of the operands of matrix products and attention.
     pub compute: DType,
     /// Of sums.
     pub accumulate: DType,
+    /// Globs of node paths that stay f32: a router, say.
+    pub exempt: Vec<Name>,
+}
+
+impl Default for Precision {
+    /// f32 throughout.
+    fn default() -> Self {
+        let (storage, compute, accumulate) = (DType::f32, DType::f32, DType::f32);
+        Precision { storage, compute, accumulate, exempt: Vec::new() }
+    }
 }
 
 const FIELDS: &[&str] = &[
@@ -177,20 +188,18 @@ fn bad_setting(sink: &mut Sink, tree: &Tree, why: &str) {
 }
 
 fn read_precision(sink: &mut Sink, tree: Option<&Tree>) -> Precision {
-    let mut precision =
-        Precision { storage: DType::f32, compute: DType::f32, accumulate: DType::f32 };
-    let known: &[&str] = &["storage", "compute", "accumulate"];
+    let known: &[&str] = &["storage", "compute", "accumulate", "exempt"];
     let Some(f) = tree.and_then(|t| Fields::new(sink, t, "Precision", known)) else {
-        return precision;
+        return Precision::default();
     };
     let mut dtype =
         |name: &str| f.get(name).and_then(|t| read_dtype(sink, t)).unwrap_or(DType::f32);
-    precision = Precision {
+    Precision {
         storage: dtype("storage"),
         compute: dtype("compute"),
         accumulate: dtype("accumulate"),
-    };
-    precision
+        exempt: f.get("exempt").map(|t| quoted_names(sink, t)).unwrap_or_default(),
+    }
 }
 
 fn read_mesh(sink: &mut Sink, tree: &Tree) -> Vec<(Name, u64)> {
@@ -208,11 +217,22 @@ fn read_mesh(sink: &mut Sink, tree: &Tree) -> Vec<(Name, u64)> {
     entries.into_iter().filter_map(|(n, t)| Some((n, at_least_one(sink, t)?))).collect()
 }
 
+/// Names that every step gives by itself.
+const RESERVED: [&str; 2] = ["loss", "grad_norm"];
+
 fn read_metrics(sink: &mut Sink, tree: &Tree) -> Vec<(Name, MetricSpec)> {
     let entries = read::map(sink, tree, "a map of names to values");
     entries
         .into_iter()
         .filter_map(|(name, t)| {
+            if RESERVED.contains(&name.text.as_str()) {
+                let headline = format!("a metric cannot be named `{}`", name.text);
+                let label = "every step gives this by itself";
+                let error = Diagnostic::error(codes::RESERVED_METRIC, headline, name.span, label);
+                let help = format!("give it another name: `\"my_{}\"`", name.text);
+                sink.push(error.help(help));
+                return None;
+            }
             let (grad, inner) = match &t.kind {
                 TreeKind::Call(c) if t.head() == Some("Grad") && c.items.len() == 1 => {
                     (true, c.items.first().map(|i| &i.value)?)
@@ -227,7 +247,7 @@ fn read_metrics(sink: &mut Sink, tree: &Tree) -> Vec<(Name, MetricSpec)> {
 
 fn read_run(sink: &mut Sink, tree: Option<&Tree>) -> Vec<(Name, f64)> {
     const KNOWN: &[&str] =
-        &["steps", "eval_every", "eval_batches", "seed", "log_every", "checkpoint_every", "keep"];
+        &["steps", "eval_every", "eval_batches", "seed", "checkpoint_every", "keep"];
     let Some(tree) = tree else { return Vec::new() };
     let Some(f) = Fields::new(sink, tree, "Run", KNOWN) else { return Vec::new() };
     let read = |k: &&str| f.get(k).map(|t| ((*k).to_owned(), t));

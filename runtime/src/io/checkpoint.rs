@@ -280,6 +280,24 @@ impl Store {
         Ok(Saved { path, removed })
     }
 
+    /// Removes every checkpoint, the oldest first: what is left is always the newest of a run.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; those not removed yet stay as they were.
+    pub fn clear(&mut self) -> Result<(), CheckpointError> {
+        let steps = self.steps()?;
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        self.sweep()?;
+        for step in steps {
+            self.remove(step)?;
+            self.verified.remove(&step);
+        }
+        Ok(())
+    }
+
     /// Writes a checkpoint's files and makes them durable.
     fn fill(
         &self,

@@ -2,6 +2,7 @@
 
 use crate::support::{PlanBuilder, assert_close, noise_tensor, values, whole};
 use perilune_plan::{Contract, DType, Epilogue, KernelDecl, KernelParam, Launch, Loop, StepOp};
+use perilune_runtime::HostTensor;
 use proptest::prelude::*;
 
 fn l(extent: u64, a: i64, b: i64, c: i64) -> Loop {
@@ -111,6 +112,23 @@ fn products_larger_than_a_tile_equal_plain_loops() {
         );
     }
     check(dense(1, 70, 50, 2100), DType::bf16, [70 * 2100, 2100 * 50, 70 * 50], 2e-2);
+}
+
+#[test]
+fn a_narrow_result_is_rounded_once_after_all_outer_sums() {
+    // 300 terms of one: bf16 counts to 256 and no further if each sum is stored.
+    let mut c = dense(1, 2, 3, 1);
+    c.sum = vec![l(300, 0, 0, 0)];
+    let mut builder = PlanBuilder::new();
+    let (a, b) = (builder.feed(DType::bf16, &[2]), builder.feed(DType::bf16, &[3]));
+    let result = builder.result(DType::bf16, &[6]);
+    (c.a.buffer, c.b.buffer, c.c.buffer) = (a, b, result);
+    builder.step(StepOp::Contract(c));
+    let ones = |n: u64| {
+        let ones = HostTensor::from_f32(&[n], &vec![1.0; n as usize]);
+        ones.and_then(|t| t.cast(DType::bf16)).expect("ones")
+    };
+    assert_eq!(values(&builder.run_all(&[ones(2), ones(3)])[0]), [300.0; 6]);
 }
 
 #[test]

@@ -215,7 +215,11 @@ fn tensor_type(text: &str) -> Result<Type> {
         shape.push(extent);
         rest = tail;
     }
-    Ok(Type { dtype: dtype(rest)?, shape })
+    let ty = Type { dtype: dtype(rest)?, shape };
+    match ty.checked_bytes() {
+        Some(_) => Ok(ty),
+        None => refuse(format!("`{text}` is larger than 2^60 bytes")),
+    }
 }
 
 fn results(op: Op<'_, '_>) -> Result<Vec<Type>> {
@@ -364,5 +368,13 @@ mod tests {
         assert!(check_depth(&deep).is_err());
         assert!(check_depth(&format!("\"{deep}\"")).is_ok(), "inside a string");
         assert!(check_depth(&"(i32) -> i32 ".repeat(1000)).is_ok());
+    }
+
+    #[test]
+    fn a_tensor_that_no_memory_holds_is_refused() {
+        assert!(tensor_type("tensor<0x7xbf16>").is_ok_and(|ty| ty.shape == [0, 7]));
+        for bad in ["tensor<9223372036854775807xf32>", "tensor<4294967296x4294967296xi1>"] {
+            assert!(tensor_type(bad).is_err_and(|e| e.message.contains("2^60")), "{bad}");
+        }
     }
 }

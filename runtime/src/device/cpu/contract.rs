@@ -2,9 +2,10 @@
 //!
 //! # Invariants
 //! - Tiles depend on the extents alone, so neither the number of threads nor their timing shows.
-//! - A tile's outer sums run in order on one thread.
+//! - A tile's outer sums run in order on one thread, in f32, and are rounded once.
 //! - An epilogue's block runs after every tile of its rows, exactly once.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use perilune_plan::Loop;
@@ -33,6 +34,10 @@ pub(crate) struct ContractStep {
     pub(crate) scale: Scale,
     pub(crate) symmetric: bool,
     pub(crate) epilogue: Option<(KernelCall, usize)>,
+}
+
+thread_local! {
+    static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// How a contraction is cut into tasks.
@@ -203,16 +208,42 @@ impl ContractStep {
         let b = self.b.shifted(b).at(0, column);
         let c = self.c.shifted(c).at(row, column);
         let sums: u64 = self.sum.iter().map(|l| l.extent).product();
+        if sums <= 1 || c.is_wide() {
+            // SAFETY: binding has checked every index the loops reach against the buffers, and
+            // that tiles of different tasks do not share elements of `c`.
+            return unsafe { self.sum_into(c, a, b, extents) };
+        }
+        // A narrow result is rounded once, after the last of the outer sums.
+        WIDE.with_borrow_mut(|wide| {
+            wide.clear();
+            wide.resize(extents.m * extents.n, 0.0);
+            // SAFETY: as above; the scratch belongs to this thread.
+            unsafe {
+                if self.scale.keep {
+                    c.read_into(wide, extents.n);
+                }
+                self.sum_into(Operand::scratch(wide, extents.n), a, b, extents);
+                c.write_from(wide, extents.n);
+            }
+        });
+    }
+
+    /// The outer sums of one tile, in order.
+    ///
+    /// # Safety
+    /// Every index that the loops reach from `a` and `b` lies in live memory that nobody writes
+    /// meanwhile, and nobody else uses the tile at `c`.
+    unsafe fn sum_into(&self, c: Operand, a: Operand, b: Operand, extents: Extents) {
+        let sums: u64 = self.sum.iter().map(|l| l.extent).product();
         let mut scale = self.scale;
         if sums == 0 {
             let empty = Extents { k: 0, ..extents };
-            // SAFETY: as below; an empty contraction reads neither operand.
+            // SAFETY: the caller's promise; an empty contraction reads neither operand.
             unsafe { multiply(c, a, b, empty, scale) };
         }
         for index in 0..sums {
             let [da, db, _] = offsets(&self.sum, index);
-            // SAFETY: binding has checked every index the loops reach against the buffers, and
-            // that tiles of different tasks do not share elements of `c`.
+            // SAFETY: the caller's promise.
             unsafe { multiply(c, a.shifted(da), b.shifted(db), extents, scale) };
             scale.keep = true;
         }

@@ -52,6 +52,11 @@ impl Operand {
         matches!(dtype, DType::f32 | DType::bf16)
     }
 
+    /// Whether sums can be kept in the elements themselves.
+    pub fn is_wide(self) -> bool {
+        self.dtype == DType::f32
+    }
+
     /// The same matrix, moved by a number of elements.
     pub fn shifted(self, elems: isize) -> Operand {
         let bytes = elems.wrapping_mul(self.dtype.bytes() as isize);

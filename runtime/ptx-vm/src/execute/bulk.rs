@@ -138,7 +138,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     fn bulk_copy(&mut self, warp: &mut Warp, (at, lane): (&At, usize), copy: &BulkCopy) -> Done {
         let bytes = warp.row(at, copy.bytes).0[lane];
-        if !bytes.is_multiple_of(16) || bytes == 0 {
+        if bytes == 0 {
+            return Ok(());
+        }
+        if !bytes.is_multiple_of(16) {
             return Err(invalid(format!("a bulk copy of {bytes} bytes, no multiple of 16")));
         }
         let from = self.end(warp, (at, lane), &copy.from, bytes)?;

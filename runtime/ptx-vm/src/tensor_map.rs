@@ -29,12 +29,12 @@ pub enum TensorType {
     S64,
     F16,
     F32,
-    /// f32 whose subnormals a copy flushes; copies here keep the bits.
+    /// f32 whose subnormals a reduction flushes; copies keep the bits.
     F32Ftz,
     F64,
     Bf16,
     Tf32,
-    /// tf32 whose subnormals a copy flushes; copies here keep the bits.
+    /// tf32 whose subnormals are flushed; copies here keep the bits.
     Tf32Ftz,
 }
 

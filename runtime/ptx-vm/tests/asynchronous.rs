@@ -406,3 +406,38 @@ fn kernels_of_the_asynchronous_engines_spoilt_anywhere_never_panic() {
         }
     }
 }
+
+#[test]
+fn sums_of_f32_flush_subnormals_in_global_memory_and_keep_them_in_shared_memory() {
+    let text = "
+.version 8.6
+.target sm_90a
+.address_size 64
+.visible .entry kernel(.param .u64 y)
+{
+    .shared .align 16 .b8 s[16];
+    .reg .b32 %r<8>;
+    .reg .f32 %f<4>;
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [y];
+    mov.u32 %r1, s;
+    mov.u32 %r2, 1;
+    mov.b32 %f1, %r2;
+    st.shared.v4.u32 [%r1], {%r2, %r2, %r2, %r2};
+    st.global.v4.u32 [%rd1], {%r2, %r2, %r2, %r2};
+    red.shared.add.f32 [%r1], %f1;
+    red.global.add.f32 [%rd1], %f1;
+    atom.add.f32 %f2, [%rd1+4], %f1;
+    fence.proxy.async;
+    cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%rd1+16], [%r1], 16;
+    cp.async.bulk.commit_group;
+    cp.async.bulk.wait_group 0;
+    ld.shared.u32 %r3, [%r1];
+    st.global.u32 [%rd1+8], %r3;
+    ret;
+}
+";
+    let launch = "Launch(entry: \"kernel\", grid: (1, 1, 1), block: (1, 1, 1),
+        params: [Buffer(name: \"y\", bytes: 32, init: Zeros)])";
+    assert_eq!(words(&run(text, launch), "y"), [0, 0, 2, 1, 0, 0, 0, 0]);
+}

@@ -45,7 +45,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         match place {
             Place::Buffer(index, offset) => {
                 let buffer = &self.setup.memory.buffers[index as usize].bytes;
-                buffer.update(offset as usize, bytes, |old| (atomic.f)(old, b, c))
+                let f = atomic.on_global.as_ref().unwrap_or(&atomic.f);
+                buffer.update(offset as usize, bytes, |old| f(old, b, c))
             }
             Place::Shared(rank, offset) => {
                 let shared = &mut self.ctas[rank as usize].shared;

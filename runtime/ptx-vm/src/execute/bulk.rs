@@ -104,26 +104,19 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         }
     }
 
-    /// Any number of bytes at a place, aligned or not.
-    fn read_each(&self, warp: &Warp, lane: usize, place: Place, bytes: usize) -> Vec<u8> {
-        let byte = |at: usize| self.read(warp, lane, place.behind(at as u64), 1) as u8;
-        (0..bytes).map(byte).collect()
-    }
-
-    /// Any number of bytes at a place that was located with a multiple of 8.
+    /// Any number of bytes at a place.
     fn read_bytes(&self, warp: &Warp, lane: usize, place: Place, bytes: usize) -> Vec<u8> {
-        let words = (0..bytes / 8)
-            .flat_map(|word| self.read(warp, lane, place.behind(8 * word as u64), 8).to_le_bytes());
-        let mut found: Vec<u8> = words.collect();
-        for byte in bytes / 8 * 8..bytes {
-            found.push(self.read(warp, lane, place.behind(byte as u64), 1) as u8);
-        }
-        found
+        let width = width_at(place, bytes);
+        let words = (0..bytes / width)
+            .map(|word| self.read(warp, lane, place.behind((word * width) as u64), width));
+        words.flat_map(|word| word.to_le_bytes().into_iter().take(width)).collect()
     }
 
     fn write_bytes(&mut self, warp: &mut Warp, lane: usize, place: Place, bytes: &[u8]) {
-        for (index, byte) in bytes.iter().enumerate() {
-            self.write(warp, lane, place.behind(index as u64), (1, (*byte).into()));
+        let width = width_at(place, bytes.len());
+        for (index, part) in bytes.chunks_exact(width).enumerate() {
+            let word = part.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+            self.write(warp, lane, place.behind((index * width) as u64), (width, word));
         }
     }
 
@@ -145,7 +138,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     fn bulk_copy(&mut self, warp: &mut Warp, (at, lane): (&At, usize), copy: &BulkCopy) -> Done {
         let bytes = warp.row(at, copy.bytes).0[lane];
-        if !bytes.is_multiple_of(16) || bytes == 0 {
+        if bytes == 0 {
+            return Ok(());
+        }
+        if !bytes.is_multiple_of(16) {
             return Err(invalid(format!("a bulk copy of {bytes} bytes, no multiple of 16")));
         }
         let from = self.end(warp, (at, lane), &copy.from, bytes)?;
@@ -340,7 +336,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 let from = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
                 let read = (from, row.bytes.into(), Touch::Read);
                 self.follow(warp, (at, lane), read, ending);
-                let inside = self.read_each(warp, lane, from, row.bytes as usize);
+                let inside = self.read_bytes(warp, lane, from, row.bytes as usize);
                 bytes[row.skipped as usize..][..row.bytes as usize].copy_from_slice(&inside);
             }
             for (chunk, bytes) in bytes.chunks_exact(16).enumerate() {
@@ -451,6 +447,16 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         self.write_bytes(warp, lane, target, &bytes);
         Ok(())
     }
+}
+
+/// The widest accesses, up to eight bytes, that fit the alignment of a place and divide a number of bytes.
+fn width_at(place: Place, bytes: usize) -> usize {
+    let (Place::Buffer(_, at)
+    | Place::Shared(_, at)
+    | Place::Local(at)
+    | Place::Const(at)
+    | Place::Param(at)) = place;
+    1 << (at | bytes as u64 | 8).trailing_zeros()
 }
 
 /// Where a byte of a box lies in shared memory.

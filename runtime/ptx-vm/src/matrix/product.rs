@@ -333,17 +333,38 @@ fn places(
 
 /// The operand as a dense matrix; `places` says where each element belongs.
 fn gather<R: Register>(registers: &[[R; LANES]], element: Element, places: &[u16]) -> Vec<f64> {
+    // One loop for each type: the conversion is then part of it.
+    macro_rules! each {
+        ($($name:ident),*) => {
+            match element {
+                $(Element::$name => gather_as(registers, element, places, |bits| {
+                    Element::$name.value(bits)
+                }),)*
+            }
+        };
+    }
+    each!(F64, Tf32, F16, Bf16, E4m3, E5m2, S8, U8)
+}
+
+fn gather_as<R: Register>(
+    registers: &[[R; LANES]],
+    element: Element,
+    places: &[u16],
+    value: impl Fn(u64) -> f64,
+) -> Vec<f64> {
     let mut matrix = vec![0.0; places.len()];
     let held = registers.iter().flatten();
     for (held, places) in held.zip(places.chunks_exact(element.per_register())) {
-        for (part, place) in places.iter().enumerate() {
-            let bits = held.bits() >> (part as u32 * element.bits() % 64);
-            matrix[usize::from(*place)] = element.value(bits);
+        let mut bits = held.bits();
+        for place in places {
+            matrix[usize::from(*place)] = value(bits);
+            bits >>= element.bits() % 64;
         }
     }
     matrix
 }
 
+#[inline]
 fn for_each_value<R: Register>(
     registers: &[[R; LANES]],
     of: Accumulator,

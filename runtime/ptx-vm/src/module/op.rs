@@ -152,6 +152,8 @@ pub(crate) struct Atomic {
     pub(crate) at: Address,
     pub(crate) bytes: u8,
     pub(crate) f: FnAtom,
+    /// What global memory does instead: sums of f32 flush subnormals there.
+    pub(crate) on_global: Option<FnAtom>,
     /// Destinations; empty for `red`.
     pub(crate) dst: List,
     /// First operands, one per value.

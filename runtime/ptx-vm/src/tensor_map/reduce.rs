@@ -6,7 +6,7 @@ use crate::number::{double, half, single};
 /// How a copied element meets the one in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reduction {
-    /// Sum; floating-point sums are rounded to nearest even and keep subnormals.
+    /// Sum; floating-point sums are rounded to nearest even and keep subnormals, but for the flushing type.
     Add,
     /// The smaller.
     Min,
@@ -82,7 +82,9 @@ fn add(dtype: TensorType, old: u64, new: u64) -> u64 {
     }
     match dtype {
         TensorType::F32 | TensorType::F32Ftz => {
-            single::add(old as u32, new as u32, single::Mode::NEAREST).into()
+            let ftz = dtype == TensorType::F32Ftz;
+            let mode = single::Mode { ftz, ..single::Mode::NEAREST };
+            single::add(old as u32, new as u32, mode).into()
         }
         TensorType::F64 => double::add(old, new, crate::number::Rounding::NearestEven),
         TensorType::U64 | TensorType::S64 => old.wrapping_add(new),
@@ -118,6 +120,9 @@ mod tests {
         let float = |x: f32| u64::from(x.to_bits());
         let sum = apply(Reduction::Add, TensorType::F32, float(1.5), float(2.0));
         assert_eq!(sum, Some(float(3.5)));
+        let subnormal = |dtype| apply(Reduction::Add, dtype, 1, 1);
+        assert_eq!(subnormal(TensorType::F32), Some(2));
+        assert_eq!(subnormal(TensorType::F32Ftz), Some(0));
         assert_eq!(apply(Reduction::Add, TensorType::Bf16, 0x3f80, 0x3f80), Some(0x4000));
         assert_eq!(apply(Reduction::Max, TensorType::F16, 0xbc00, 0x3c00), Some(0x3c00));
         assert_eq!(apply(Reduction::Inc, TensorType::U32, 7, 7), Some(0));

@@ -212,7 +212,8 @@ fn reduced_type(ty: Type) -> Option<TensorType> {
         Type::S64 => TensorType::S64,
         Type::F16 => TensorType::F16,
         Type::Bf16 => TensorType::Bf16,
-        Type::F32 => TensorType::F32,
+        // Without a map to say so, sums of f32 flush subnormals.
+        Type::F32 => TensorType::F32Ftz,
         Type::F64 => TensorType::F64,
         _ => return None,
     })

@@ -262,7 +262,10 @@ pub(super) fn atomic<'a>(
     let bytes = ty.bytes() as u8;
     let sums = ty.integer().is_some() && name == "add";
     let commutes = sums || matches!(name, "min" | "max" | "and" | "or" | "xor");
-    Ok(Op::Atomic(Box::new(Atomic { at, bytes, f, dst, b, c, order, scope, commutes })))
+    let flushed = single::Mode { ftz: true, ..single::Mode::NEAREST };
+    let on_global = (ty == Type::F32 && name == "add").then(|| f32_sum(flushed));
+    let atomic = Atomic { at, bytes, f, on_global, dst, b, c, order, scope, commutes };
+    Ok(Op::Atomic(Box::new(atomic)))
 }
 
 const OPERATIONS: [&str; 11] =
@@ -316,15 +319,17 @@ fn float_function(name: &str, ty: Type) -> Option<FnAtom> {
         });
     }
     match (ty, name) {
-        // On global memory f32 sums keep subnormals; on shared memory too.
-        (Type::F32, "add") => Some(Arc::new(|old, b, _| {
-            single::add(old as u32, b as u32, single::Mode::NEAREST).into()
-        })),
+        (Type::F32, "add") => Some(f32_sum(single::Mode::NEAREST)),
         (Type::F64, "add") => {
             Some(Arc::new(|old, b, _| double::add(old, b, Rounding::NearestEven)))
         }
         _ => None,
     }
+}
+
+/// A sum of f32 under the modifiers of `mode`.
+fn f32_sum(mode: single::Mode) -> FnAtom {
+    Arc::new(move |old, b, _| single::add(old as u32, b as u32, mode).into())
 }
 
 /// `cp.async` in its non-bulk forms.

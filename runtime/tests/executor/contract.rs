@@ -254,7 +254,8 @@ fn an_epilogue_that_does_not_fit_is_refused() {
         builder.run(1, &[feed.clone(), feed]).err().map(|e| e.to_string())
     };
     assert_eq!(refused(|_| ()), None);
-    let cases: [(fn(&mut Epilogue), &str); 4] = [
+    type Change = fn(&mut Epilogue);
+    let cases: [(Change, &str); 4] = [
         (|e| e.row = 0, "4 blocks, 0 elements a row"),
         (|e| e.row = 2, "4 blocks, 2 elements a row"),
         (|e| e.launch.kernel = 7, "kernel 7 does not exist"),

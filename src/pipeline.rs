@@ -8,6 +8,9 @@ use std::path::Path;
 use perilune_compiler::diagnostic::{Diagnostics, InternalError};
 use perilune_compiler::elaborate::{self, Elaborated};
 use perilune_compiler::lower::Target;
+use perilune_compiler::lower::text::{self, KernelStage};
+use perilune_compiler::mlir::Mlir;
+use perilune_compiler::program::Program;
 use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
@@ -77,6 +80,16 @@ pub fn plan(loader: &dyn Loader, path: &str, sets: &[(String, String)]) -> Resul
 pub fn compile(elaborated: &Elaborated) -> Result<Plan, Failure> {
     let compiled = perilune_compiler::compile::compile(elaborated, Target::Cpu);
     Ok(compiled.map_err(internal)?.plan)
+}
+
+/// The kernels of a program after its last pass, at a stage; those of a GPU for Hopper.
+///
+/// # Errors
+/// A bug of ours.
+pub fn kernel_texts(mlir: &Mlir, program: &Program, stage: KernelStage) -> Result<String, Failure> {
+    let target = if stage.comes_from(KernelStage::Gpu) { Target::Sm90a } else { Target::Cpu };
+    let (_, generated) = perilune_compiler::compile::sketch(program, target).map_err(internal)?;
+    text::write(mlir, (program, &generated), stage).map_err(internal)
 }
 
 /// Reads a table of checkpoint names.

@@ -8,6 +8,7 @@
 
 mod contract;
 mod dialect;
+mod launches;
 
 use std::collections::HashMap;
 
@@ -21,6 +22,7 @@ use crate::program::{
     ArgKind, Call, DialectOp, EntryFn, Kernel, OpKind, Place, Program, ResultTarget, Slot, V,
 };
 use crate::types::Type;
+pub use launches::Generate;
 
 /// Gives a loop kernel's lowered form; with rows, the form with one block for each of them.
 pub type Lower<'a> =
@@ -55,6 +57,22 @@ pub fn build(
         entries,
         nodes: cx.nodes.into_iter().collect(),
     })
+}
+
+/// Makes the plan of a GPU: every step is a launch. `text` lowers a loop kernel, `generate` gives
+/// the kernel of a problem under a name.
+///
+/// # Errors
+/// As [`build`], and when there is no kernel for a step.
+pub fn build_gpu(
+    program: &Program,
+    target: Target,
+    text: &mut Lower,
+    generate: &mut Generate<'_>,
+) -> Result<plan::Plan, InternalError> {
+    let mut plan = build(program, target, text)?;
+    launches::run(&mut plan, generate)?;
+    Ok(plan)
 }
 
 /// What a kernel becomes.

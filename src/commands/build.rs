@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 use perilune_compiler::compile::compile;
 use perilune_compiler::import::import;
 use perilune_compiler::lower::Target;
-use perilune_compiler::lower::text::{self, KernelStage};
+use perilune_compiler::lower::text::KernelStage;
 use perilune_compiler::mlir::Mlir;
 use perilune_compiler::program::Program;
 use perilune_compiler::program::print::print;
@@ -19,7 +19,7 @@ use super::spec_args::SpecArgs;
 use super::write_file;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::{Checked, internal};
+use crate::pipeline::{Checked, internal, kernel_texts};
 
 /// Arguments of `build`.
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
             let last = STAGES.len() - 1;
             let program = program(&checked, stages::position(stage).unwrap_or(last));
             match kernels {
-                Some(stage) => text::write(&Mlir::new(), &program, stage).map_err(internal)?,
+                Some(stage) => kernel_texts(&Mlir::new(), &program, stage)?,
                 None => print(&program),
             }
         }

@@ -1,14 +1,18 @@
 //! `perilune explain SUBJECT`: an error code, an op, or what the compiler decided about a node.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use perilune_compiler::codes;
 use perilune_compiler::compile;
-use perilune_compiler::lower::Target;
+use perilune_compiler::import::import;
+use perilune_compiler::lower::{Generated, Target};
 use perilune_compiler::ops::{OPS, OpInfo, op_info};
 use perilune_compiler::program::Program;
 use perilune_compiler::spec::suggest;
+use perilune_plan::{Plan, Step, StepOp};
 use serde_json::{Value, json};
 
 use crate::console::Console;
@@ -23,12 +27,15 @@ pub(crate) struct Args {
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
     spec: Option<PathBuf>,
+    /// What the spec is compiled for; on a GPU a node's kernels show their schedules
+    #[arg(long, default_value = "cpu", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
+    target: String,
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let subject = args.subject.trim();
     let (text, value) = if let Some(spec) = &args.spec {
-        node(subject, spec)?
+        node(subject, spec, Target::named(&args.target).unwrap_or(Target::Cpu))?
     } else {
         let by_name = || codes::all().into_iter().find(|e| e.name == subject);
         match (codes::explain(subject).or_else(by_name), op_info(subject)) {
@@ -61,10 +68,11 @@ fn describe_op(op: &OpInfo) -> (String, Value) {
 }
 
 /// Where a node was written, what it is, and what was decided about it.
-fn node(subject: &str, spec: &std::path::Path) -> Result<(String, Value), Failure> {
+fn node(subject: &str, spec: &std::path::Path, target: Target) -> Result<(String, Value), Failure> {
     let checked = pipeline::check_file(spec, &[])?;
-    let compiled = compile::compile(&checked.elaborated, Target::Cpu);
-    let program = compiled.map_err(pipeline::internal)?.program;
+    let mut program = import(&checked.elaborated.name, &checked.elaborated.graphs());
+    compile::optimize(&mut program);
+    let (plan, generated) = compile::sketch(&program, target).map_err(pipeline::internal)?;
     let all = subject == "decisions";
     let about = |path: &str| {
         let rest = path.strip_prefix(subject);
@@ -93,7 +101,9 @@ fn node(subject: &str, spec: &std::path::Path) -> Result<(String, Value), Failur
             .help("`perilune build SPEC --emit graph` shows the paths there are"));
     }
     text += &lines;
-    Ok((text, json!({"version": 1, "nodes": nodes, "decisions": decided})))
+    let schedules = schedules((&plan, &generated), &about, &mut text);
+    let value = json!({"version": 1, "nodes": nodes, "decisions": decided, "schedules": schedules});
+    Ok((text, value))
 }
 
 /// What fusion decided about the nodes asked for, as lines and as data.
@@ -116,6 +126,47 @@ fn decisions(program: &Program, about: &impl Fn(&str) -> bool) -> (String, Vec<V
         }));
     }
     (lines, list)
+}
+
+/// The schedules of the generated kernels that compute a node, with the numbers that chose them.
+fn schedules(
+    (plan, generated): (&Plan, &[Generated]),
+    about: &dyn Fn(&str) -> bool,
+    text: &mut String,
+) -> Vec<Value> {
+    let concerned = |step: &&Step| step.nodes.iter().any(|n| about(&plan.nodes[*n as usize]));
+    let steps = plan.entries.iter().flat_map(|e| &e.steps).filter(concerned);
+    let launched: BTreeSet<&str> = steps
+        .filter_map(|step| match &step.op {
+            StepOp::Launch(launch) => Some(plan.kernels[launch.kernel as usize].name.as_str()),
+            StepOp::Contract(_)
+            | StepOp::Ragged(_)
+            | StepOp::Attention(_)
+            | StepOp::AttentionGrad(_)
+            | StepOp::Copy { .. } => None,
+        })
+        .collect();
+    let mut list = Vec::new();
+    for generated in generated.iter().filter(|g| launched.contains(g.name.as_str())) {
+        let (kernel, choice) = (&generated.name, &generated.choice);
+        let schedule = ron::to_string(&choice.schedule).unwrap_or_default();
+        let e = &choice.estimate;
+        let _ = writeln!(
+            text,
+            "{kernel} on {}: {schedule}, best of {} by estimate: {:.1} µs, {} blocks in {} waves \
+             of {} per processor, {} bytes shared, {:.0} % of the products useful",
+            plan.target,
+            choice.considered,
+            e.microseconds,
+            e.blocks,
+            e.waves,
+            e.occupancy,
+            e.shared_bytes,
+            100.0 * e.useful
+        );
+        list.push(json!({"kernel": kernel, "target": plan.target, "choice": choice}));
+    }
+    list
 }
 
 fn unknown(subject: &str) -> Failure {

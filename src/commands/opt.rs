@@ -13,7 +13,7 @@ use serde_json::json;
 use super::write_file;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::internal;
+use crate::pipeline::kernel_texts;
 
 /// Largest text that is read.
 const MAX_BYTES: u64 = 256 << 20;
@@ -89,7 +89,7 @@ fn from_program(
     }
     stages::advance(&mut program, from, to);
     match kernels {
-        Some(stage) => text::write(mlir, &program, stage).map_err(internal),
+        Some(stage) => kernel_texts(mlir, &program, stage),
         None => Ok(print(&program)),
     }
 }

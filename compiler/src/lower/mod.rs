@@ -20,7 +20,8 @@ use std::borrow::Cow;
 
 use indexmap::IndexSet;
 use melior::ir::Module;
-use perilune_plan::KernelParam;
+use perilune_kernels::{Choice, Problem};
+use perilune_plan::{KernelParam, SharedMemory};
 
 use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
@@ -65,6 +66,15 @@ impl Target {
             Target::Sm90a | Target::Sm80 => false,
         }
     }
+
+    /// The chip; `None` for the CPU.
+    fn chip(self) -> Option<&'static ptx::Chip> {
+        match self {
+            Target::Cpu => None,
+            Target::Sm90a => Some(&ptx::SM_90A),
+            Target::Sm80 => Some(&ptx::SM_80),
+        }
+    }
 }
 
 /// A lowered kernel, ready for a plan.
@@ -80,6 +90,8 @@ pub struct Lowered {
     pub blocks: u64,
     /// Threads per block; 1 on the CPU.
     pub threads: u32,
+    /// Memory that a block's threads share; none on the CPU.
+    pub shared: SharedMemory,
     /// Arguments: the kernel's parameters, then its results.
     pub params: Vec<KernelParam>,
     /// Floating-point operations of one launch.
@@ -139,15 +151,14 @@ pub fn lower_as(
     rows: Option<u64>,
     target: Target,
 ) -> Result<Lowered, InternalError> {
-    match target {
-        Target::Cpu => lower_cpu(mlir, &named(kernel, rows), rows),
-        Target::Sm90a => lower_gpu(mlir, kernel, &ptx::SM_90A),
-        Target::Sm80 => lower_gpu(mlir, kernel, &ptx::SM_80),
+    match target.chip() {
+        None => lower_cpu(mlir, &named(kernel, rows), rows),
+        Some(chip) => lower_gpu(mlir, kernel, chip),
     }
 }
 
 /// A kernel under the name that it has as an epilogue on this many rows.
-fn named(kernel: &Kernel, rows: Option<u64>) -> Cow<'_, Kernel> {
+pub(crate) fn named(kernel: &Kernel, rows: Option<u64>) -> Cow<'_, Kernel> {
     match rows {
         None => Cow::Borrowed(kernel),
         Some(n) => {
@@ -206,6 +217,7 @@ fn lower_cpu(mlir: &Mlir, kernel: &Kernel, rows: Option<u64>) -> Result<Lowered,
         text: clif::emit_clif(&module, &kernel.name)?,
         blocks,
         threads: 1,
+        shared: SharedMemory::default(),
         bytes: params.iter().map(|p| p.elems * p.dtype.bytes()).sum(),
         params,
         flops,
@@ -239,10 +251,62 @@ fn lower_gpu(mlir: &Mlir, kernel: &Kernel, chip: &ptx::Chip) -> Result<Lowered, 
         loops: mapped.as_module(),
         blocks: mapped.blocks,
         threads: mapped.threads,
+        shared: SharedMemory { static_bytes: mapped.shared_bytes, dynamic_bytes: 0 },
         bytes: params.iter().map(|p| p.elems * p.dtype.bytes()).sum(),
         params,
         flops: mapped.flops,
         numerics: mapped.numerics,
+    })
+}
+
+/// A kernel that `kernels-gen` writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// Its symbol.
+    pub name: String,
+    /// What it computes.
+    pub problem: Problem,
+    /// By which schedule, and why.
+    pub choice: Choice,
+}
+
+impl Generated {
+    /// Its text, as MLIR.
+    ///
+    /// # Errors
+    /// When the schedule does not fit the problem.
+    pub fn kernel(&self) -> Result<perilune_kernels::Kernel, InternalError> {
+        perilune_kernels::generate(&self.problem, &self.choice.schedule)
+            .map_err(|e| InternalError::new("ptx", format!("{}: {e}", self.name)))
+    }
+}
+
+/// Writes a generated kernel and lowers it.
+///
+/// # Errors
+/// When there is no such kernel, or the target is the CPU.
+pub fn lower_generated(
+    mlir: &Mlir,
+    generated: &Generated,
+    target: Target,
+) -> Result<Lowered, InternalError> {
+    let chip = target.chip().ok_or_else(|| InternalError::new("ptx", "a CPU has no grid"))?;
+    let kernel = generated.kernel()?;
+    let mapped = ptx::map_generated(&kernel, generated.name.clone())?;
+    Ok(Lowered {
+        name: generated.name.clone(),
+        text: ptx::assemble(mlir, &mapped, chip)?,
+        loops: mapped.as_module(),
+        blocks: kernel.blocks,
+        threads: kernel.threads,
+        shared: SharedMemory {
+            static_bytes: kernel.static_shared_bytes,
+            dynamic_bytes: kernel.dynamic_shared_bytes,
+        },
+        bytes: kernel.params.iter().map(|p| p.elems * p.dtype.bytes()).sum(),
+        params: kernel.params,
+        flops: kernel.flops,
+        numerics: kernel.numerics,
     })
 }
 

@@ -18,7 +18,7 @@ use melior::ir::operation::{OperationLike as _, OperationMutLike as _};
 use melior::ir::r#type::IntegerType;
 use melior::ir::{BlockLike as _, Module, OperationRef};
 
-use super::{Target, clif, cpu_loops, loop_kernels, named, ptx};
+use super::{Generated, Target, clif, cpu_loops, loop_kernels, named, ptx};
 use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
 use crate::program::Program;
@@ -104,11 +104,16 @@ impl KernelStage {
     }
 }
 
-/// The kernels of a program after its last pass, at a stage.
+/// The kernels of a program after its last pass, at a stage, and on the road to PTX those that
+/// `kernels-gen` is to write.
 ///
 /// # Errors
 /// A broken invariant: a bug of the compiler.
-pub fn write(mlir: &Mlir, program: &Program, stage: KernelStage) -> Result<String, InternalError> {
+pub fn write(
+    mlir: &Mlir,
+    (program, generated): (&Program, &[Generated]),
+    stage: KernelStage,
+) -> Result<String, InternalError> {
     let first = std::iter::successors(Some(stage), |s| s.before()).last().unwrap_or(stage);
     let mut out = String::new();
     let target = match first {
@@ -127,10 +132,15 @@ pub fn write(mlir: &Mlir, program: &Program, stage: KernelStage) -> Result<Strin
                 (mlir.print(PASS, &loops.module)?, loops.blocks, loops.numerics)
             }
         };
-        let mut module = mlir.parse(PASS, &text)?;
         let header = Header { name: kernel.name.clone(), blocks, numerics };
-        header.attach(mlir, &mut module);
-        out += &mlir.print(PASS, &module)?;
+        out += &header.module(mlir, &text)?;
+    }
+    for generated in generated {
+        let kernel = generated.kernel()?;
+        let mapped = ptx::map_generated(&kernel, generated.name.clone())?;
+        let (name, numerics) = (generated.name.clone(), kernel.numerics);
+        let header = Header { name, blocks: kernel.blocks, numerics };
+        out += &header.module(mlir, &mapped.as_module())?;
     }
     resume(mlir, &out, first, stage)
 }
@@ -201,6 +211,13 @@ impl std::fmt::Display for Header {
 }
 
 impl Header {
+    /// A kernel's module with what the header says as attributes.
+    fn module(&self, mlir: &Mlir, text: &str) -> Result<String, InternalError> {
+        let mut module = mlir.parse(PASS, text)?;
+        self.attach(mlir, &mut module);
+        mlir.print(PASS, &module)
+    }
+
     fn attach<'c>(&self, mlir: &'c Mlir, module: &mut Module<'c>) {
         let context = mlir.context();
         let i64 = IntegerType::new(context, 64).into();

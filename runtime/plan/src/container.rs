@@ -4,7 +4,7 @@
 //! perilune-plan 2
 //! blake3 <64 hexadecimal digits over every byte after this line>
 //! header <bytes>
-//! (format: 1, name: "k2-nano/train", …)
+//! (format: 3, name: "k2-nano/train", …)
 //! kernel map_3 <bytes>
 //! function u0:0(…) { … }
 //! …
@@ -138,6 +138,7 @@ mod tests {
                 ],
                 blocks: 1,
                 threads: 1,
+                shared: crate::SharedMemory::default(),
                 flops: 32,
                 bytes: 256,
                 numerics: "f32".into(),

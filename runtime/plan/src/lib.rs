@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 pub use verify::PlanError;
 
 /// Version of the plan format; a reader refuses any other.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
+
+/// Alignment of every kernel argument on a GPU, bytes.
+pub const GPU_ALIGN: u64 = 64;
 
 /// Element type of a buffer, named as in MLIR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,6 +136,10 @@ pub enum TensorKind {
 /// CPU ABI: `fn(args: *const *mut u8, block_begin: i64, block_end: i64)`; `args[i]` is the address
 /// of the `i`-th launch argument. Blocks are independent: any partition over threads gives the
 /// same bytes.
+///
+/// GPU ABI: one pointer to global memory per argument; the grid is the blocks, along x, and a block
+/// its threads, along x. A grid of no blocks does nothing. The storage behind every argument (an
+/// arena buffer, a tensor, a feed) starts at a multiple of [`GPU_ALIGN`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KernelDecl {
@@ -147,12 +154,24 @@ pub struct KernelDecl {
     pub blocks: u64,
     /// Threads per block (GPU only; 1 on the CPU).
     pub threads: u32,
+    /// Memory that a block's threads share (GPU only; none on the CPU).
+    pub shared: SharedMemory,
     /// Work of one launch, for reports: floating-point operations.
     pub flops: u64,
     /// Work of one launch, for reports: bytes moved if every operand is touched once.
     pub bytes: u64,
     /// Declared numerics: accumulation type and reduction order, in words.
     pub numerics: String,
+}
+
+/// Memory that the threads of a GPU block share, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedMemory {
+    /// Declared in the text with its size.
+    pub static_bytes: u32,
+    /// Declared in the text without a size: the launch gives it.
+    pub dynamic_bytes: u32,
 }
 
 /// One kernel parameter.

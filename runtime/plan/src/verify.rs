@@ -11,9 +11,12 @@ use thiserror::Error;
 
 use crate::{
     Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, Epilogue,
-    FORMAT_VERSION, HeadsView, Launch, Loop, Place, Plan, Ragged, RaggedForm, StepOp, View,
+    FORMAT_VERSION, GPU_ALIGN, HeadsView, KernelDecl, Launch, Loop, Place, Plan, Ragged,
+    RaggedForm, StepOp, View,
 };
 
+/// The target whose kernels a CPU runs.
+const CPU: &str = "cpu";
 /// Largest element count of anything in a plan (2⁴⁸).
 const MAX_ELEMS: u64 = 1 << 48;
 
@@ -108,6 +111,9 @@ impl Plan {
             if kernel.blocks > i64::MAX as u64 {
                 return Err(format!("kernel `{}` has {} blocks", kernel.name, kernel.blocks));
             }
+            if self.target != CPU {
+                verify_grid(kernel)?;
+            }
         }
         Ok(())
     }
@@ -135,7 +141,8 @@ impl Plan {
             Place::Arena(offset) => {
                 let bytes = buffer.elems.checked_mul(buffer.dtype.bytes());
                 let end = bytes.and_then(|b| b.checked_add(offset)).ok_or("too many elements")?;
-                let aligned = offset % buffer.dtype.bytes() == 0;
+                let unit = if self.target == CPU { buffer.dtype.bytes() } else { GPU_ALIGN };
+                let aligned = offset.is_multiple_of(unit);
                 let inside = end <= entry.arena_bytes || buffer.elems == 0;
                 return if aligned && inside {
                     Ok(())
@@ -158,6 +165,22 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// What every NVIDIA GPU can launch.
+fn verify_grid(kernel: &KernelDecl) -> Check {
+    const BLOCKS: u64 = (1 << 31) - 1;
+    const THREADS: u32 = 1024;
+    const STATIC: u32 = 48 * 1024;
+    const SHARED: u32 = 1 << 20;
+    let KernelDecl { name, blocks, threads, shared, .. } = kernel;
+    if *blocks > BLOCKS || *threads == 0 || *threads > THREADS {
+        return Err(format!("kernel `{name}` has {blocks} blocks of {threads} threads"));
+    }
+    if shared.static_bytes > STATIC || shared.dynamic_bytes > SHARED {
+        return Err(format!("kernel `{name}` shares too much memory"));
+    }
+    Ok(())
 }
 
 fn at(place: &str) -> impl Fn(String) -> PlanError {

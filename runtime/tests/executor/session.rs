@@ -207,6 +207,7 @@ fn arguments_must_match_a_kernels_parameters() {
         params: vec![KernelParam { dtype: DType::f32, elems: 9, written: false }],
         blocks: 1,
         threads: 1,
+        shared: perilune_plan::SharedMemory::default(),
         flops: 0,
         bytes: 0,
         numerics: String::new(),

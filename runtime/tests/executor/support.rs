@@ -141,6 +141,7 @@ block3:
         params: vec![KernelParam { dtype: DType::f32, elems, written: true }],
         blocks: elems / block_elems.max(1),
         threads: 1,
+        shared: perilune_plan::SharedMemory::default(),
         flops: elems,
         bytes: 8 * elems,
         numerics: "f32".to_owned(),

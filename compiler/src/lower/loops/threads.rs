@@ -4,6 +4,8 @@
 //! - Threads of a team reach every butterfly and barrier together: only indices that are equal
 //!   across the team lead to one.
 //! - No thread touches memory outside the extents.
+//! - A result that may lie over an operand is written after the team has read that operand: a
+//!   butterfly orders values, not memory.
 
 use super::emit::{Elem, Ty, Val};
 use super::index::{Index, Lin, Source};
@@ -13,6 +15,7 @@ use super::roots::argument_types;
 use crate::diagnostic::InternalError;
 use crate::lower::ptx::WARP;
 use crate::lower::ptx::mapping::{Mapping, Part, THREADS};
+use crate::passes::pointwise::can_overwrite;
 use crate::program::Kernel;
 use crate::scalar::{Binary, Cmp};
 
@@ -20,6 +23,8 @@ const INDEX: Ty = Ty { elem: Elem::Index, lanes: 1 };
 const I32: Ty = Ty { elem: Elem::I32, lanes: 1 };
 /// Memory shared by a block: one value per warp.
 const SHARED: &str = "memref<8xi32, #gpu.address_space<workgroup>>";
+/// Bytes of it.
+pub(crate) const SHARED_BYTES: u32 = 32;
 
 /// A kernel's body for threads.
 pub(crate) struct Threads {
@@ -156,6 +161,7 @@ impl Pull<'_> {
             let leads = self.emit.compare(Cmp::Eq, rank, zero);
             self.emit.open_if(leads);
             self.on_their_own(|pull| pull.store(results, std::slice::from_ref(at)))?;
+            self.read_before_written(results);
             self.emit.close(&[]);
             return Ok(());
         }
@@ -173,8 +179,24 @@ impl Pull<'_> {
         let mut at = at.clone();
         at.extend(self.reindex(Lin::var(var), rest));
         self.on_their_own(|pull| pull.store(results, &[at]))?;
+        self.read_before_written(results);
         self.emit.close(&[]);
         Ok(())
+    }
+
+    /// Where a result may lie over an operand: the team's threads read what they share before the
+    /// scope just written, in which one of them writes, begins.
+    fn read_before_written(&mut self, results: &[usize]) {
+        let kernel = self.kernel;
+        let over = |k: &usize| (0..kernel.params.len()).any(|p| can_overwrite(kernel, p, *k));
+        let Some(team) = self.team.filter(|_| results.iter().any(over)) else { return };
+        let all = self.emit.int(-1, I32);
+        let aside = self.emit.set_aside(self.emit.depth() - 1);
+        match team.threads > WARP {
+            true => self.emit.effect("gpu.barrier"),
+            false => self.emit.effect(&format!("nvvm.bar.warp.sync {all} : i32")),
+        }
+        self.emit.restore(aside);
     }
 
     /// Writes code for threads of a team that follow their own indices: from the innermost open

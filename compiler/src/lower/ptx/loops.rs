@@ -14,7 +14,9 @@ pub(super) fn map(kernel: &Kernel) -> Result<GpuKernel, InternalError> {
     let written = loops::emit_gpu(kernel, &parts)?;
     Ok(GpuKernel {
         name: kernel.name.clone(),
+        globals: String::new(),
         parameters: written.parameters,
+        shared_bytes: loops::SHARED_BYTES * written.shared.len() as u32,
         shared: written.shared,
         body: written.body,
         blocks: parts.iter().map(|p| p.blocks).sum(),

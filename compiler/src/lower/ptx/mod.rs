@@ -1,4 +1,4 @@
-//! PTX for NVIDIA GPUs, of loop and serial kernels.
+//! PTX for NVIDIA GPUs, of loop, serial and generated kernels.
 //!
 //! # Invariants
 //! - One pointer parameter per kernel argument; the grid is the blocks, along x.
@@ -7,6 +7,7 @@
 //! - The text needs no library and no linking.
 
 mod assemble;
+mod generated;
 mod loops;
 pub(crate) mod mapping;
 mod serial;
@@ -37,6 +38,8 @@ pub(crate) const SM_90A: Chip = Chip { name: "sm_90a", features: "+ptx80" };
 /// NVIDIA Ampere.
 pub(crate) const SM_80: Chip = Chip { name: "sm_80", features: "+ptx80" };
 
+/// Asks ptxas for one block per processor at least: left alone it aims at more and spills for it.
+const ROOM_FOR_REGISTERS: &str = "nvvm.minctasm = 1 : i32";
 /// Threads of a warp.
 pub(crate) const WARP: u32 = 32;
 
@@ -45,10 +48,14 @@ pub(crate) const WARP: u32 = 32;
 pub(crate) struct GpuKernel {
     /// Symbol.
     pub(crate) name: String,
+    /// Operations beside the function, as MLIR writes them.
+    pub(crate) globals: String,
     /// Parameters as MLIR writes them: flat memories.
     pub(crate) parameters: Vec<String>,
     /// Memory of a block, as MLIR writes it.
     pub(crate) shared: Vec<String>,
+    /// Bytes of that memory.
+    pub(crate) shared_bytes: u32,
     /// Operations, without a terminator; thread and block numbers included.
     pub(crate) body: String,
     /// Number of blocks (CTAs).
@@ -70,9 +77,11 @@ impl GpuKernel {
         };
         let mut out = String::from("module attributes {gpu.container_module} {\n");
         let _ = writeln!(out, "gpu.module @kernels {{");
+        out.push_str(&self.globals);
         let _ = writeln!(
             out,
-            "gpu.func @{}({}){} kernel attributes {{known_block_size = array<i32: {}, 1, 1>}} {{",
+            "gpu.func @{}({}){} kernel attributes {{known_block_size = array<i32: {}, 1, 1>, \
+             {ROOM_FOR_REGISTERS}}} {{",
             self.name,
             self.parameters.join(", "),
             workgroup,
@@ -93,6 +102,17 @@ pub(crate) fn map(kernel: &Kernel) -> Result<GpuKernel, InternalError> {
         return serial::map(kernel);
     }
     loops::map(kernel)
+}
+
+/// A generated kernel under a name.
+///
+/// # Errors
+/// When the name cannot be one in PTX.
+pub(crate) fn map_generated(
+    kernel: &perilune_kernels::Kernel,
+    name: String,
+) -> Result<GpuKernel, InternalError> {
+    generated::map(kernel, name)
 }
 
 /// PTX of a mapped kernel.

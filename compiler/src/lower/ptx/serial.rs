@@ -35,8 +35,10 @@ pub(super) fn map(kernel: &Kernel) -> Result<GpuKernel, InternalError> {
     body.push_str(&loops.body);
     Ok(GpuKernel {
         name: kernel.name.clone(),
+        globals: String::new(),
         parameters: loops.parameters,
         shared: Vec::new(),
+        shared_bytes: 0,
         body,
         blocks: loops.units.div_ceil(threads),
         threads: threads as u32,

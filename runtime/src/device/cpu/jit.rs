@@ -208,6 +208,7 @@ mod tests {
             params: Vec::new(),
             blocks: 1,
             threads: 1,
+            shared: perilune_plan::SharedMemory::default(),
             flops: 0,
             bytes: 0,
             numerics: String::new(),

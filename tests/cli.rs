@@ -66,6 +66,23 @@ fn what_cannot_be_explained_is_a_usage_error_with_a_suggestion() {
 }
 
 #[test]
+fn a_node_is_explained_with_the_schedules_of_its_kernels_on_a_gpu() {
+    let spec = "models/k2-nano/train.ron";
+    let of = |target: &str| {
+        let node = "model.layers.1.attn.attn";
+        perilune(&["explain", node, "--spec", spec, "--target", target, "--json"])
+    };
+    let on_cpu = json(&of("cpu"));
+    assert_eq!(on_cpu["schedules"].as_array().map(Vec::len), Some(0));
+    let on_hopper = json(&of("sm_90a"));
+    let schedules = on_hopper["schedules"].as_array().expect("a list");
+    let attention = schedules.iter().find(|s| s["kernel"] == "attention_f32_11x11_16x6");
+    let choice = &attention.expect("attention is generated")["choice"];
+    assert_eq!(choice["schedule"]["Attention"]["engine"], "Fma", "fp32 stays fp32");
+    assert!(choice["estimate"]["microseconds"].as_f64().is_some_and(|us| us > 0.0));
+}
+
+#[test]
 fn an_op_is_explained_with_an_example() {
     let output = perilune(&["explain", "Einsum"]);
     assert_eq!(output.status.code(), Some(0));

@@ -145,6 +145,7 @@ fn ragged(r: &Ragged, buffer: &dyn Fn(u32) -> (DType, u64)) -> Part {
         b: parameter(1, r.b),
         offsets: parameter(2, r.offsets),
         c: parameter(3, r.c),
+        epilogue: None,
         ..r.clone()
     };
     let roles = Roles::new(buffer);

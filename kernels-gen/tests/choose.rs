@@ -51,6 +51,7 @@ fn groups(form: RaggedForm, [rows, groups, k, n]: [u64; 4]) -> StepOp {
         groups,
         k,
         n,
+        epilogue: None,
     })
 }
 

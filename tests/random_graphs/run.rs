@@ -24,7 +24,7 @@ pub(crate) fn compile(graph: &Graph, fused: bool) -> Result<(Plan, Vec<Decision>
     }
     let calls = program.entries.iter().flat_map(|e| &e.calls);
     let decisions = calls.flat_map(|c| c.decisions.clone()).collect();
-    let plan = emit(&program, Target::Cpu).map_err(|e| format!("{e}\n{}", e.reproducer))?;
+    let (plan, _) = emit(&program, Target::Cpu).map_err(|e| format!("{e}\n{}", e.reproducer))?;
     Ok((plan, decisions))
 }
 

@@ -7,6 +7,7 @@ mod kernels;
 mod make;
 mod models;
 mod math;
+#[path = "../ptx/ptxas.rs"]
 mod ptxas;
 mod random;
 mod snapshots;

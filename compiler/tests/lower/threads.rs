@@ -30,6 +30,7 @@ const INSTRUCTIONS: &str = "\
 func.func private @shuffle_f32(f32, i32) -> f32
 func.func private @shuffle_i32(i32, i32) -> i32
 func.func private @barrier()
+func.func private @warp_barrier()
 func.func private @exp2f(f32) -> f32
 func.func @\"nvvm.ex2.approx.ftz\"(%x: f32) -> f32 {
   %y = func.call @exp2f(%x) : (f32) -> f32
@@ -89,6 +90,10 @@ extern "C" fn barrier() {
     here(|block, _| block.all.wait());
 }
 
+extern "C" fn warp_barrier() {
+    here(|block, thread| block.warps[thread / WARP].wait());
+}
+
 extern "C" fn exp2f(x: f32) -> f32 {
     f64::from(x).exp2() as f32
 }
@@ -131,6 +136,9 @@ fn instruction(line: &str) -> String {
     if line == "gpu.barrier" {
         return "func.call @barrier() : () -> ()".into();
     }
+    if line.starts_with("nvvm.bar.warp.sync") {
+        return "func.call @warp_barrier() : () -> ()".into();
+    }
     if let Some((names, rest)) = line.split_once(" = gpu.shuffle xor ") {
         let (args, ty) = rest.split_once(" : ").expect("a type");
         let first = names.split(',').next().expect("two results");
@@ -155,6 +163,7 @@ pub(crate) fn run(kernel: &Kernel, lowered: &Lowered, args: &[Tensor]) -> Vec<Te
         engine.register_symbol("shuffle_f32", shuffle_f32 as *mut ());
         engine.register_symbol("shuffle_i32", shuffle_i32 as *mut ());
         engine.register_symbol("barrier", barrier as *mut ());
+        engine.register_symbol("warp_barrier", warp_barrier as *mut ());
         engine.register_symbol("exp2f", exp2f as *mut ());
     }
     let entry = engine.lookup("_mlir_kernel");

@@ -15,7 +15,7 @@ use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
 use perilune_runtime::io::safetensors::SafetensorsError;
-use perilune_runtime::{Options, RuntimeError, Session};
+use perilune_runtime::{DeviceKind, Options, RuntimeError, Session};
 
 use crate::exit::{Exit, Failure};
 use crate::loader::FolderLoader;
@@ -70,15 +70,19 @@ fn is_model(loader: &dyn Loader, path: &str) -> bool {
 /// # Errors
 /// Everything that is wrong with the spec, or a bug of ours.
 pub fn plan(loader: &dyn Loader, path: &str, sets: &[(String, String)]) -> Result<Plan, Failure> {
-    compile(&check(loader, path, sets)?.elaborated)
+    compile(&check(loader, path, sets)?.elaborated, DeviceKind::Cpu)
 }
 
-/// Compiles for the CPU.
+/// Compiles for a device.
 ///
 /// # Errors
 /// A bug of ours.
-pub fn compile(elaborated: &Elaborated) -> Result<Plan, Failure> {
-    let compiled = perilune_compiler::compile::compile(elaborated, Target::Cpu);
+pub fn compile(elaborated: &Elaborated, device: DeviceKind) -> Result<Plan, Failure> {
+    let target = match device {
+        DeviceKind::Cpu => Target::Cpu,
+        DeviceKind::PtxVm { .. } => Target::Sm90a,
+    };
+    let compiled = perilune_compiler::compile::compile(elaborated, target);
     Ok(compiled.map_err(internal)?.plan)
 }
 
@@ -107,6 +111,15 @@ pub fn load_names(loader: &dyn Loader, path: &str) -> Result<NamesSpec, Failure>
 /// When the plan cannot be bound.
 pub fn session(plan: Plan) -> Result<Session, Failure> {
     Session::new(plan, Options::default()).map_err(runtime)
+}
+
+/// Elaborates a spec, compiles it for a device and binds it there.
+///
+/// # Errors
+/// Everything that is wrong with the spec, or a bug of ours.
+pub fn session_on(device: DeviceKind, loader: &dyn Loader, path: &str) -> Result<Session, Failure> {
+    let plan = compile(&check(loader, path, &[])?.elaborated, device)?;
+    Session::new(plan, Options { device, ..Options::default() }).map_err(runtime)
 }
 
 /// A broken invariant of the compiler as a failure.

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use perilune::parity;
+use perilune::parity::{self, Settings};
 
 fn committed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -14,7 +14,8 @@ fn committed(name: &str) -> PathBuf {
 
 /// Checks a folder and names every quantity that is off.
 fn holds(dir: &Path) {
-    let report = parity::run(dir).unwrap_or_else(|e| panic!("{}: {e:?}", dir.display()));
+    let report = parity::run(dir, &Settings::default())
+        .unwrap_or_else(|e| panic!("{}: {e:?}", dir.display()));
     let off: Vec<_> = report.checks.iter().filter(|c| !c.ok).collect();
     assert!(report.ok, "{} of {} checks fail: {off:#?}", off.len(), report.checks.len());
 }

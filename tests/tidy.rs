@@ -52,7 +52,7 @@ fn crates_know_only_what_they_may() {
     let may = BTreeMap::from([
         ("runtime/plan", &[][..]),
         ("runtime/ptx-vm", &[]),
-        ("runtime", &["perilune-plan"]),
+        ("runtime", &["perilune-plan", "perilune-ptx-vm"]),
         ("kernels-gen", &["perilune-plan"]),
         ("compiler", &["perilune-plan", "perilune-kernels"]),
     ]);

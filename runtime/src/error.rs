@@ -4,6 +4,7 @@
 //! - Every variant names the place in the plan that it is about: kernel, entry, step, RON node.
 
 use perilune_plan::{DType, PlanError};
+use perilune_ptx_vm::Finding;
 
 /// An error of [`crate::Session`].
 #[derive(Debug, thiserror::Error)]
@@ -13,12 +14,15 @@ pub enum RuntimeError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The plan was compiled for something else.
-    #[error("the plan is for `{found}`, this device runs `{expected}`")]
+    #[error(
+        "the plan is for `{found}`, which the device `{device}` does not run: {}",
+        way_out(found)
+    )]
     Target {
         /// The plan's target.
         found: String,
-        /// What this device runs.
-        expected: &'static str,
+        /// The device asked for.
+        device: &'static str,
     },
     /// The host processor cannot be used.
     #[error("this processor cannot be used: {what}")]
@@ -55,6 +59,24 @@ pub enum RuntimeError {
         step: usize,
         /// First RON node that the step computes.
         node: String,
+    },
+    /// Checks found something in a kernel while it ran.
+    #[error(
+        "entry `{entry}`, step {step} (`{node}`), kernel `{kernel}`: {} findings\n{}",
+        findings.len(),
+        list(findings)
+    )]
+    Findings {
+        /// Name of the entry.
+        entry: String,
+        /// Index of the step.
+        step: usize,
+        /// First RON node that the step computes.
+        node: String,
+        /// Name of the kernel, which is that of its text too.
+        kernel: String,
+        /// What was found, each with its line of the text.
+        findings: Vec<Finding>,
     },
     /// No entry has this name.
     #[error("the plan has no entry `{name}`; it has {known}")]
@@ -151,4 +173,18 @@ pub enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What to do with a plan for `target`.
+fn way_out(target: &str) -> &'static str {
+    match target {
+        "cpu" => "run it on `cpu`, or compile for `sm_90a`",
+        _ if target.starts_with("sm_") => "run it on `ptx-vm`, or compile for `cpu`",
+        _ => "compile for `cpu` or `sm_90a`",
+    }
+}
+
+fn list(findings: &[Finding]) -> String {
+    let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    texts.join("\n")
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! # Invariants
-//! - Needs neither LLVM nor CUDA; it knows the plan's types and nothing of the compiler.
+//! - Needs neither LLVM nor CUDA; it knows the plan's types, the PTX virtual machine and nothing of
+//!   the compiler.
 //! - Results do not depend on the number of threads: work is cut by shapes alone.
 //! - Data from outside (plans, feeds, files) gives typed errors, never a panic.
 //! - `unsafe` lives in [`device`], each block with its reason.
@@ -22,6 +23,8 @@ pub mod profile;
 mod session;
 mod tensor;
 
+pub use device::DeviceKind;
 pub use error::RuntimeError;
+pub use perilune_ptx_vm::{Checks, Finding};
 pub use session::{Fetches, MemoryUse, Options, Session};
 pub use tensor::HostTensor;

@@ -28,6 +28,19 @@ pub struct Slice {
     pub flops: u64,
     /// Bytes touched if every operand is touched once.
     pub bytes: u64,
+    /// What was executed, where the device counts it.
+    pub counts: Option<Counts>,
+}
+
+/// What a device counted while a step ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Instructions of warps.
+    pub warp_instructions: u64,
+    /// Instructions of their active lanes.
+    pub lane_instructions: u64,
+    /// Bytes that lanes asked of global memory, each access counted.
+    pub global_bytes: u64,
 }
 
 /// The slices of the runs since profiling was switched on.
@@ -102,7 +115,7 @@ impl Profile {
             if i > 0 {
                 out.write_all(b",")?;
             }
-            let event = serde_json::json!({
+            let mut event = serde_json::json!({
                 "name": slice.kernel,
                 "cat": slice.entry,
                 "ph": "X",
@@ -117,6 +130,12 @@ impl Profile {
                     "bytes": slice.bytes,
                 },
             });
+            if let Some(counts) = slice.counts {
+                let args = &mut event["args"];
+                args["warp_instructions"] = counts.warp_instructions.into();
+                args["lane_instructions"] = counts.lane_instructions.into();
+                args["global_bytes"] = counts.global_bytes.into();
+            }
             write!(out, "\n{event}")?;
         }
         out.write_all(b"\n],\"displayTimeUnit\":\"ms\"}\n")
@@ -161,6 +180,7 @@ mod tests {
             duration_ns,
             flops: 10,
             bytes: 20,
+            counts: None,
         }
     }
 
@@ -182,10 +202,14 @@ mod tests {
     fn a_trace_is_valid_json_with_node_names() {
         let mut profile = Profile::default();
         profile.push(slice("norm", &["layers.0.\"x\""], 2000));
+        let counts = Counts { warp_instructions: 3, lane_instructions: 96, global_bytes: 128 };
+        profile.push(Slice { counts: Some(counts), ..slice("norm", &["y"], 2000) });
         let mut out = Vec::new();
         profile.write_trace(&mut out).expect("writing to memory");
         let trace: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
         assert_eq!(trace["traceEvents"][0]["args"]["nodes"][0], "layers.0.\"x\"");
         assert_eq!(trace["traceEvents"][0]["dur"], 2.0);
+        assert_eq!(trace["traceEvents"][0]["args"]["lane_instructions"], serde_json::Value::Null);
+        assert_eq!(trace["traceEvents"][1]["args"]["lane_instructions"], 96);
     }
 }

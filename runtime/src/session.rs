@@ -4,17 +4,14 @@
 //! - Everything a run touches is laid out and bounded when the session is made.
 //! - Persistent tensors are shared by all entries; the arena is too, and holds nothing between runs.
 //! - Feeds are copied in and checked against their declarations before the first step.
-//! - The kernels and the memory outlive the bound steps: they are private and dropped with them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use perilune_plan::{Buffer, DType, Entry, Place, Plan, StepOp};
+use perilune_plan::{Buffer, DType, Entry, FetchDecl, Place, Plan, StepOp};
 
-use crate::device::cpu::bind::{Binder, BoundStep, StepFailure};
-use crate::device::cpu::jit::Kernels;
-use crate::device::cpu::memory::{ALIGNMENT, Region, Span};
-use crate::device::cpu::pool::Pool;
+use crate::device::cpu::memory::ALIGNMENT;
+use crate::device::{self, Device, DeviceKind, Piece, StepFailure, Storage};
 use crate::profile::{Profile, Slice};
 use crate::tensor::{byte_count, type_name};
 use crate::{HostTensor, RuntimeError};
@@ -30,6 +27,8 @@ pub struct Options {
     pub profile: bool,
     /// Fetches that must be finite, by name, in whatever entry has them.
     pub check_finite: Vec<String>,
+    /// What runs the plan.
+    pub device: DeviceKind,
 }
 
 /// Bytes that a session holds.
@@ -74,25 +73,19 @@ impl Fetches {
     }
 }
 
-/// A bound entry.
-struct BoundEntry {
-    steps: Vec<BoundStep>,
-    /// Where each feed begins in the feeds' region.
-    feeds: Vec<u64>,
-    /// Where each fetch lies.
-    fetches: Vec<Span>,
+/// Where the values lie that an entry exchanges with its caller.
+struct Exchange {
+    feeds: Vec<Piece>,
+    fetches: Vec<Piece>,
 }
 
 /// One plan on one device.
 pub struct Session {
-    // Dropped in this order: bound steps hold addresses in what follows.
-    entries: Vec<BoundEntry>,
-    pool: Pool,
-    _kernels: Kernels,
-    tensors: Region,
-    feeds: Region,
-    arena: Region,
-    tensor_offsets: Vec<u64>,
+    device: Box<dyn Device>,
+    /// By entry.
+    exchanges: Vec<Exchange>,
+    memory: MemoryUse,
+    tensors: Vec<Piece>,
     tensor_index: BTreeMap<String, usize>,
     plan: Plan,
     options: Options,
@@ -108,52 +101,38 @@ impl Session {
     /// A plan that breaks its rules, a kernel that does not compile, a step that reaches outside
     /// its buffers, too little memory.
     pub fn new(plan: Plan, options: Options) -> Result<Session, RuntimeError> {
-        if plan.target != "cpu" {
-            return Err(RuntimeError::Target { found: plan.target, expected: "cpu" });
-        }
-        let threads = options.threads.unwrap_or_else(|| {
-            std::thread::available_parallelism().map(std::num::NonZero::get).unwrap_or(1)
-        });
-        let mut pool = Pool::new(threads);
-        let kernels = Kernels::compile(&plan.kernels, &mut pool)?;
-
         let tensor_sizes = plan.tensors.iter().map(|t| byte_count(t.dtype, &t.shape));
-        let (tensor_offsets, tensor_bytes) = lay_out(tensor_sizes)?;
+        let (tensors, tensor_bytes) = lay_out(Storage::Tensors, tensor_sizes)?;
         let all_feeds = plan.entries.iter().flat_map(|entry| &entry.feeds);
-        let (feed_offsets, feed_bytes) =
-            lay_out(all_feeds.map(|feed| byte_count(feed.dtype, &feed.shape)))?;
+        let feed_sizes = all_feeds.map(|feed| byte_count(feed.dtype, &feed.shape));
+        let (feeds, feed_bytes) = lay_out(Storage::Feeds, feed_sizes)?;
         let arena_bytes = plan.entries.iter().map(|entry| entry.arena_bytes).max().unwrap_or(0);
-        let mut tensors = Region::new(tensor_bytes)?;
-        let mut feeds = Region::new(feed_bytes)?;
-        let mut arena = Region::new(arena_bytes)?;
+        let memory = MemoryUse { tensors: tensor_bytes, feeds: feed_bytes, arena: arena_bytes };
+        let mut device = device::open(&plan, memory, &options)?;
 
-        let mut entries = Vec::with_capacity(plan.entries.len());
-        let mut feed_offsets = feed_offsets.into_iter();
+        let mut exchanges = Vec::with_capacity(plan.entries.len());
+        let mut feeds = feeds.into_iter();
         for entry in &plan.entries {
-            let feed_offsets: Vec<u64> = feed_offsets.by_ref().take(entry.feeds.len()).collect();
-            let mut places = Places {
-                plan: &plan,
-                entry,
-                tensors: (&mut tensors, &tensor_offsets),
-                feeds: (&mut feeds, &feed_offsets),
-                arena: &mut arena,
-            };
-            let spans = places.spans()?;
-            let binder = Binder { plan: &plan, entry, spans, kernels: &kernels };
-            entries.push(bind_entry(&binder, feed_offsets)?);
+            let feeds: Vec<Piece> = feeds.by_ref().take(entry.feeds.len()).collect();
+            let places = Places { plan: &plan, entry, tensors: &tensors, feeds: &feeds }.all()?;
+            device.bind(&plan, entry, &places).map_err(|refused| RuntimeError::Step {
+                entry: entry.name.clone(),
+                step: refused.step,
+                node: first_node(&plan, entry, refused.step),
+                what: refused.what,
+            })?;
+            let fetches = fetch_pieces(entry, &places)?;
+            exchanges.push(Exchange { feeds, fetches });
         }
         // Binding has bounded every reach and names the node; this adds the plan's own rules.
         plan.verify()?;
         let tensor_index =
             plan.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(Session {
-            entries,
-            pool,
-            _kernels: kernels,
+            device,
+            exchanges,
+            memory,
             tensors,
-            feeds,
-            arena,
-            tensor_offsets,
             tensor_index,
             plan,
             options,
@@ -167,9 +146,9 @@ impl Session {
         &self.plan
     }
 
-    /// Threads that take part in a run.
+    /// Threads that take part in a run at most.
     pub fn threads(&self) -> usize {
-        self.pool.threads()
+        self.device.threads()
     }
 
     /// Timings since the session began, if asked for.
@@ -185,18 +164,14 @@ impl Session {
 
     /// Bytes that the session holds.
     pub fn memory(&self) -> MemoryUse {
-        MemoryUse {
-            tensors: self.tensors.bytes(),
-            feeds: self.feeds.bytes(),
-            arena: self.arena.bytes(),
-        }
+        self.memory
     }
 
     /// Runs an entry.
     ///
     /// # Errors
-    /// An unknown entry, feeds that do not match, offsets of experts that are out of order, a
-    /// fetch that is not finite though it must be. Persistent tensors may then be half-updated,
+    /// An unknown entry, feeds that do not match, offsets of experts that are out of order, what
+    /// checks of a kernel find, a fetch that is not finite though it must be. Persistent tensors may then be half-updated,
     /// except for errors about feeds.
     pub fn run(
         &mut self,
@@ -212,9 +187,7 @@ impl Session {
             });
         };
         self.load_feeds(index, feeds)?;
-        if self.options.poison {
-            self.arena.poison(self.plan.entries[index].arena_bytes);
-        }
+        self.device.begin(index, self.options.poison);
         self.run_steps(index)?;
         self.read_fetches(index)
     }
@@ -228,31 +201,24 @@ impl Session {
         check_feeds(entry, given)?;
         for (name, value) in given {
             let Some(i) = entry.feeds.iter().position(|feed| feed.name == *name) else { continue };
-            let offset = self.entries[index].feeds[i];
-            if let Some(target) = self.feeds.get_mut(offset, value.bytes().len() as u64) {
-                target.copy_from_slice(value.bytes());
-            }
+            self.device.write(self.exchanges[index].feeds[i], value.bytes())?;
         }
         Ok(())
     }
 
     fn run_steps(&mut self, index: usize) -> Result<(), RuntimeError> {
         let entry = &self.plan.entries[index];
-        for (i, step) in self.entries[index].steps.iter().enumerate() {
+        for i in 0..entry.steps.len() {
             let begin = self.options.profile.then(Instant::now);
-            step.run(&mut self.pool).map_err(|failure| {
-                let (entry, node) = (entry.name.clone(), first_node(&self.plan, entry, i));
-                match failure {
-                    StepFailure::Data(what) => RuntimeError::Step { entry, step: i, node, what },
-                    StepFailure::Panic => RuntimeError::Worker { entry, step: i, node },
-                }
-            })?;
+            let counts = self
+                .device
+                .run(index, i, begin.is_some())
+                .map_err(|failure| failed(&self.plan, (entry, i), failure))?;
             if let Some(begin) = begin {
-                let duration_ns = begin.elapsed().as_nanos() as u64;
-                let start_ns = begin.duration_since(self.start).as_nanos() as u64;
                 let mut slice = describe(&self.plan, entry, i);
-                slice.start_ns = start_ns;
-                slice.duration_ns = duration_ns;
+                slice.duration_ns = begin.elapsed().as_nanos() as u64;
+                slice.start_ns = begin.duration_since(self.start).as_nanos() as u64;
+                slice.counts = counts;
                 self.profile.push(slice);
             }
         }
@@ -262,9 +228,9 @@ impl Session {
     fn read_fetches(&self, index: usize) -> Result<Fetches, RuntimeError> {
         let entry = &self.plan.entries[index];
         let mut values = Vec::with_capacity(entry.fetches.len());
-        for (fetch, span) in entry.fetches.iter().zip(&self.entries[index].fetches) {
+        for (fetch, piece) in entry.fetches.iter().zip(&self.exchanges[index].fetches) {
             let dtype = entry.buffers[fetch.buffer as usize].dtype;
-            let value = HostTensor::from_bytes(dtype, &fetch.shape, span.read_bytes())?;
+            let value = HostTensor::from_bytes(dtype, &fetch.shape, self.device.read(*piece)?)?;
             if self.options.check_finite.contains(&fetch.name) && dtype.is_float() {
                 let bad = value.to_f32()?.iter().position(|v| !v.is_finite());
                 if let Some(index) = bad {
@@ -288,9 +254,8 @@ impl Session {
         let unknown = || RuntimeError::UnknownTensor { name: name.to_owned() };
         let index = *self.tensor_index.get(name).ok_or_else(unknown)?;
         let decl = &self.plan.tensors[index];
-        let bytes = byte_count(decl.dtype, &decl.shape).unwrap_or(0);
-        let data = self.tensors.get(self.tensor_offsets[index], bytes).ok_or_else(unknown)?;
-        HostTensor::from_bytes(decl.dtype, &decl.shape, data.to_vec())
+        let data = self.device.read(self.tensors[index])?;
+        HostTensor::from_bytes(decl.dtype, &decl.shape, data)
     }
 
     /// Sets a persistent tensor; dtype and shape must be the plan's.
@@ -308,46 +273,46 @@ impl Session {
                 found: value.type_name(),
             });
         }
-        let offset = self.tensor_offsets[index];
-        let target = self.tensors.get_mut(offset, value.bytes().len() as u64);
-        target.ok_or_else(unknown)?.copy_from_slice(value.bytes());
-        Ok(())
+        self.device.write(self.tensors[index], value.bytes())
     }
 }
 
-/// Aligned offsets of consecutive blocks, and their total.
-fn lay_out(sizes: impl Iterator<Item = Option<u64>>) -> Result<(Vec<u64>, u64), RuntimeError> {
+/// Aligned pieces of a storage, one after the other, and their total.
+fn lay_out(
+    storage: Storage,
+    sizes: impl Iterator<Item = Option<u64>>,
+) -> Result<(Vec<Piece>, u64), RuntimeError> {
     let mut end = 0u64;
-    let mut offsets = Vec::new();
+    let mut pieces = Vec::new();
     for bytes in sizes {
-        offsets.push(end);
+        let piece = bytes.map(|bytes| Piece { storage, offset: end, bytes });
         end = bytes
             .and_then(|bytes| end.checked_add(bytes)?.checked_next_multiple_of(ALIGNMENT))
             .ok_or(RuntimeError::Memory {
             bytes: u64::MAX,
             source: std::io::ErrorKind::OutOfMemory.into(),
         })?;
+        pieces.extend(piece);
     }
-    Ok((offsets, end))
+    Ok((pieces, end))
 }
 
 /// The memory that an entry's buffers lie in.
 struct Places<'a> {
     plan: &'a Plan,
     entry: &'a Entry,
-    tensors: (&'a mut Region, &'a [u64]),
-    feeds: (&'a mut Region, &'a [u64]),
-    arena: &'a mut Region,
+    tensors: &'a [Piece],
+    feeds: &'a [Piece],
 }
 
 impl Places<'_> {
     /// Where each buffer lies.
-    fn spans(&mut self) -> Result<Vec<Span>, RuntimeError> {
+    fn all(&self) -> Result<Vec<Piece>, RuntimeError> {
         let entry = self.entry;
         let placed = entry.buffers.iter().enumerate();
         placed
             .map(|(i, buffer)| {
-                self.span(buffer).ok_or_else(|| RuntimeError::Step {
+                self.piece(buffer).ok_or_else(|| RuntimeError::Step {
                     entry: entry.name.clone(),
                     step: 0,
                     node: "buffers".to_owned(),
@@ -360,25 +325,23 @@ impl Places<'_> {
             .collect()
     }
 
-    fn span(&mut self, buffer: &Buffer) -> Option<Span> {
+    fn piece(&self, buffer: &Buffer) -> Option<Piece> {
         let bytes = buffer.elems.checked_mul(buffer.dtype.bytes())?;
         match buffer.place {
             Place::Arena(offset) => {
                 let end = offset.checked_add(bytes)?;
                 let fits = end <= self.entry.arena_bytes && offset % buffer.dtype.bytes() == 0;
-                if fits { Span::of(self.arena, offset, bytes) } else { None }
+                fits.then_some(Piece { storage: Storage::Arena, offset, bytes })
             }
             Place::Tensor(index) => {
                 let decl = self.plan.tensors.get(index as usize)?;
-                let same = holds(buffer, decl.dtype, &decl.shape);
-                let offset = *self.tensors.1.get(index as usize)?;
-                if same { Span::of(self.tensors.0, offset, bytes) } else { None }
+                let piece = *self.tensors.get(index as usize)?;
+                holds(buffer, decl.dtype, &decl.shape).then_some(piece)
             }
             Place::Feed(index) => {
                 let decl = self.entry.feeds.get(index as usize)?;
-                let same = holds(buffer, decl.dtype, &decl.shape);
-                let offset = *self.feeds.1.get(index as usize)?;
-                if same { Span::of(self.feeds.0, offset, bytes) } else { None }
+                let piece = *self.feeds.get(index as usize)?;
+                holds(buffer, decl.dtype, &decl.shape).then_some(piece)
             }
         }
     }
@@ -390,31 +353,34 @@ fn holds(buffer: &Buffer, dtype: DType, shape: &[u64]) -> bool {
     buffer.dtype == dtype && bytes.is_some() && byte_count(dtype, shape) == bytes
 }
 
-fn bind_entry(binder: &Binder<'_>, feeds: Vec<u64>) -> Result<BoundEntry, RuntimeError> {
-    let (plan, entry) = (binder.plan, binder.entry);
-    let mut steps = Vec::with_capacity(entry.steps.len());
-    for (i, step) in entry.steps.iter().enumerate() {
-        steps.push(binder.step(&step.op).map_err(|what| RuntimeError::Step {
-            entry: entry.name.clone(),
-            step: i,
-            node: first_node(plan, entry, i),
-            what,
-        })?);
-    }
-    let mut fetches = Vec::with_capacity(entry.fetches.len());
-    for fetch in &entry.fetches {
-        let buffer = entry.buffers.get(fetch.buffer as usize);
-        let fits = buffer.filter(|buffer| holds(buffer, buffer.dtype, &fetch.shape));
-        let span = binder.spans.get(fetch.buffer as usize);
-        let (_, span) = fits.zip(span).ok_or_else(|| RuntimeError::Step {
+/// Where an entry's fetches lie.
+fn fetch_pieces(entry: &Entry, places: &[Piece]) -> Result<Vec<Piece>, RuntimeError> {
+    let piece = |fetch: &FetchDecl| {
+        let buffer = entry.buffers.get(fetch.buffer as usize)?;
+        let fits = holds(buffer, buffer.dtype, &fetch.shape);
+        places.get(fetch.buffer as usize).copied().filter(|_| fits)
+    };
+    let found = entry.fetches.iter().map(|fetch| {
+        piece(fetch).ok_or_else(|| RuntimeError::Step {
             entry: entry.name.clone(),
             step: entry.steps.len(),
             node: fetch.name.clone(),
             what: format!("buffer {} does not hold the fetch's shape", fetch.buffer),
-        })?;
-        fetches.push(*span);
+        })
+    });
+    found.collect()
+}
+
+/// A failure with its place in the plan.
+fn failed(plan: &Plan, (entry, step): (&Entry, usize), failure: StepFailure) -> RuntimeError {
+    let (node, entry) = (first_node(plan, entry, step), entry.name.clone());
+    match failure {
+        StepFailure::Data(what) => RuntimeError::Step { entry, step, node, what },
+        StepFailure::Panic => RuntimeError::Worker { entry, step, node },
+        StepFailure::Findings { kernel, findings } => {
+            RuntimeError::Findings { entry, step, node, kernel, findings }
+        }
     }
-    Ok(BoundEntry { steps, feeds, fetches })
 }
 
 fn check_feeds(entry: &Entry, given: &[(&str, &HostTensor)]) -> Result<(), RuntimeError> {
@@ -512,6 +478,7 @@ fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
         duration_ns: 0,
         flops,
         bytes,
+        counts: None,
     }
 }
 

@@ -12,6 +12,7 @@ use perilune_runtime::io::atomic;
 use crate::console::{ColorChoice, Console};
 use crate::exit::{Exit, Failure};
 
+mod device_args;
 mod spec_args;
 
 mod check;

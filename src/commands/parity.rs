@@ -3,19 +3,26 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use super::device_args::DeviceArgs;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
-use crate::parity::{self, Report};
+use crate::parity::{self, Report, Settings};
 
 /// Arguments of `parity`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A folder with config.json, model.safetensors, inputs.safetensors and expected values
     dir: PathBuf,
+    /// Steps of each trajectory to compare at most (all)
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
-    let report = parity::run(&args.dir)?;
+    let settings = Settings { device: args.device.kind()?, steps: args.steps };
+    let report = parity::run(&args.dir, &settings)?;
     if console.json {
         let value = serde_json::to_value(&report);
         console.json(&value.map_err(|error| Failure::internal(error.to_string()))?);

@@ -15,6 +15,7 @@ use perilune_runtime::io::checkpoint::Snapshot;
 use perilune_runtime::{Options, Session};
 use serde_json::json;
 
+use super::device_args::DeviceArgs;
 use super::spec_args::{SpecArgs, pair};
 use super::{cannot_write, write_file};
 use crate::checkpoints::{Checkpoints, Identity};
@@ -71,17 +72,20 @@ pub(crate) struct Args {
     /// Worker threads (all cores); results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Value of a further scalar input of the step
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]
     inputs: Vec<(String, String)>,
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
+    let device = args.device.kind()?;
     let corpus = Corpus::read(&args.data)?;
     let start = Instant::now();
     let checked = args.spec.check()?;
     let mut settings = settings(args, &checked)?;
-    let plan = pipeline::compile(&checked.elaborated)?;
+    let plan = pipeline::compile(&checked.elaborated, device)?;
     let compile_seconds = start.elapsed().as_secs_f64();
     let entropies = corpus.entropies();
     let mut run = describe(args, &checked, &plan, &settings)?;
@@ -97,7 +101,8 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let mut checkpoints = checkpoints(args, &checked, &corpus, (&bytes, settings.seed))?;
     let resumed = begin(console, args, &mut checkpoints)?;
     settings.done = resumed.as_ref().map_or(0, |snapshot| snapshot.step);
-    let options = Options { threads: args.threads.map(usize::from), ..Options::default() };
+    let threads = args.threads.map(usize::from);
+    let options = Options { threads, device, ..Options::default() };
     let mut session = Session::new(plan, options).map_err(runtime)?;
     training::check(&session, &corpus, &settings)?;
     write_file(&args.out.join("plan.perilune"), &bytes)?;

@@ -14,6 +14,7 @@ use perilune_ptx_vm::{
 };
 use serde_json::{Value, json};
 
+use crate::commands::device_args::checks;
 use crate::commands::write_file;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
@@ -42,12 +43,6 @@ pub(crate) struct Args {
     /// Warp instructions to execute at most
     #[arg(long, default_value_t = 1 << 32, value_name = "N")]
     steps: u64,
-}
-
-fn checks(text: &str) -> Result<Checks, String> {
-    Checks::named(text).ok_or_else(|| {
-        "expected `all`, `none`, or a list of `uninitialised` and `races`".to_owned()
-    })
 }
 
 fn dump(text: &str) -> Result<(String, PathBuf), String> {

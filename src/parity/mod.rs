@@ -18,6 +18,7 @@ mod trajectory;
 
 use std::path::Path;
 
+use perilune_runtime::DeviceKind;
 use serde::Serialize;
 
 pub use compare::{Check, Measure};
@@ -25,6 +26,15 @@ pub use compare::{Check, Measure};
 use crate::exit::Failure;
 use oracle::Oracle;
 use runner::Family;
+
+/// How parity is checked.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// What runs the model.
+    pub device: DeviceKind,
+    /// Steps of a trajectory to compare at most; all when absent.
+    pub steps: Option<usize>,
+}
 
 /// What parity found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -41,14 +51,14 @@ pub struct Report {
 ///
 /// # Errors
 /// When the folder is incomplete or damaged, or the model cannot be compiled or run.
-pub fn run(dir: &Path) -> Result<Report, Failure> {
+pub fn run(dir: &Path, settings: &Settings) -> Result<Report, Failure> {
     let oracle = Oracle::open(dir)?;
-    let family = Family::of(&oracle)?;
+    let family = Family::of(&oracle, settings.device)?;
     let mut report = Report::default();
     forward::check(&oracle, &family, &mut report)?;
     forward::check_long_positions(&oracle, &family, &mut report)?;
     forward::check_decoding(&oracle, &family, &mut report)?;
-    trajectory::check(&oracle, &family, &mut report)?;
+    trajectory::check(&oracle, &family, settings.steps, &mut report)?;
     report.ok = report.checks.iter().all(|c| c.ok) && !report.checks.is_empty();
     Ok(report)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::{DType, TensorKind};
-use perilune_runtime::{Fetches, HostTensor, Session};
+use perilune_runtime::{DeviceKind, Fetches, HostTensor, Session};
 
 use super::config::{self, Dims};
 use super::oracle::{Expected, Oracle, tensor};
@@ -20,11 +20,12 @@ use crate::pipeline;
 /// The name table of the DeepSeek-V3 / Kimi-K2 family, under `models/`.
 const NAMES: &str = "hf/deepseek_v3.ron";
 
-/// A model family and one member's dims.
+/// A model family, one member's dims, and what runs it.
 #[derive(Clone, Debug)]
 pub(super) struct Family {
     names: NamesSpec,
     dims: Dims,
+    device: DeviceKind,
 }
 
 /// A compiled model with weights in it.
@@ -38,7 +39,7 @@ impl Family {
     ///
     /// # Errors
     /// When the config is not of this family. Where both forms of the config are there, they must agree.
-    pub(super) fn of(oracle: &Oracle) -> Result<Self, Failure> {
+    pub(super) fn of(oracle: &Oracle, device: DeviceKind) -> Result<Self, Failure> {
         let names = pipeline::load_names(&Library::default(), NAMES)?;
         let dims_of = |file: &str| -> Result<Option<Dims>, Failure> {
             let config = oracle.json(file)?;
@@ -52,7 +53,7 @@ impl Family {
                 Exit::Spec,
                 "config.json and config.legacy.json describe different models",
             )),
-            (Some(dims), _) | (None, Some(dims)) => Ok(Family { names, dims }),
+            (Some(dims), _) | (None, Some(dims)) => Ok(Family { names, dims, device }),
             (None, None) => Err(Failure::new(Exit::Spec, "the folder has no config.json")),
         }
     }
@@ -87,8 +88,9 @@ impl Family {
         recipe: &Recipe,
         weights: &Expected,
     ) -> Result<Runner, Failure> {
-        let plan = pipeline::plan(&self.library(shape, 0, recipe), spec::TRAIN, &[])?;
-        Runner::new(pipeline::session(plan)?, &self.names, weights)
+        let library = self.library(shape, 0, recipe);
+        let session = pipeline::session_on(self.device, &library, spec::TRAIN)?;
+        Runner::new(session, &self.names, weights)
     }
 
     /// Compiles the forward alone, positions starting at `offset`, and loads the weights.
@@ -102,8 +104,8 @@ impl Family {
         weights: &Expected,
     ) -> Result<Runner, Failure> {
         let library = self.library(shape, offset, &Recipe::default());
-        let plan = pipeline::plan(&library, spec::MODEL, &[])?;
-        Runner::new(pipeline::session(plan)?, &self.names, weights)
+        let session = pipeline::session_on(self.device, &library, spec::MODEL)?;
+        Runner::new(session, &self.names, weights)
     }
 }
 

@@ -43,14 +43,19 @@ const EARLY: usize = 5;
 ///
 /// # Errors
 /// When the model cannot be compiled or run.
-pub(super) fn check(oracle: &Oracle, family: &Family, report: &mut Report) -> Result<(), Failure> {
+pub(super) fn check(
+    oracle: &Oracle,
+    family: &Family,
+    most: Option<usize>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let Some(batches) = oracle.tensors("optim/batches.safetensors")? else { return Ok(()) };
     let batches = tensor(&batches, "input_ids")?;
     let meta = oracle.json("optim/meta.json")?.unwrap_or(Value::Null);
     for (variant, clip) in [("f32ns", true), ("f32ns_noclip", false)] {
         if let Some(trace) = oracle.json(&format!("optim/{variant}/trace.json"))? {
             let recipe = recipe(&meta, clip)?;
-            Variant { oracle, family, name: variant, trace: &trace }
+            Variant { oracle, family, name: variant, trace: &trace, most }
                 .check(&recipe, batches, report)?;
         }
     }
@@ -70,6 +75,8 @@ struct Variant<'a> {
     family: &'a Family,
     name: &'a str,
     trace: &'a Value,
+    /// Steps to take at most.
+    most: Option<usize>,
 }
 
 /// What a trajectory is compared by, step after step.
@@ -98,7 +105,8 @@ impl Variant<'_> {
         let weights = self.oracle.need("model.safetensors")?;
         let mut runner = self.family.trainer(batch_shape(&one)?, recipe, &weights)?;
         let mut ours = Trace::default();
-        for (step, ids) in (1..).zip(ids.chunks(per_step)) {
+        let taken = self.most.unwrap_or(steps);
+        for (step, ids) in (1..).zip(ids.chunks(per_step).take(taken)) {
             let ids =
                 HostTensor::from_i32(&batches.shape()[1..], ids).map_err(pipeline::runtime)?;
             let feeds = feeds(&ids, &ids, step as f32, recipe.lr as f32)?;
@@ -169,7 +177,7 @@ impl Variant<'_> {
     fn together(&self, ours: &Trace, report: &mut Report) -> usize {
         let theirs = self.expected("expert_counts");
         let steps = ours.loss.len();
-        let per_step = (theirs.len() / steps.max(1)).max(1);
+        let per_step = (ours.counts.len() / steps.max(1)).max(1);
         let same = |(a, b): (&[f64], &[f64])| a == b;
         let pairs = ours.counts.chunks(per_step).zip(theirs.chunks(per_step));
         let together = match theirs.is_empty() {

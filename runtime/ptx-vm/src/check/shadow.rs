@@ -117,9 +117,6 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn new(setup: &Setup<'_>) -> Self {
         let exact = meets_partly(setup);
-        let known = |buffer: &crate::memory::Buffer| {
-            (!buffer.initialised).then(|| vec![false; buffer.bytes.len()])
-        };
         let granule = granule(setup);
         let pages = |buffer: &crate::memory::Buffer| {
             let cells = (buffer.bytes.len() as u64).div_ceil(granule);
@@ -128,11 +125,16 @@ impl History {
         Self {
             granule,
             global: setup.memory.buffers.iter().map(pages).collect(),
-            global_known: setup.memory.buffers.iter().map(known).collect(),
+            global_known: setup.memory.buffers.iter().map(|b| b.known.clone()).collect(),
             shared_readers: Readers { exact, ..Readers::default() },
             global_readers: Readers { exact, ..Readers::default() },
             ..Self::default()
         }
+    }
+
+    /// Which bytes of each buffer have a value by now.
+    pub(crate) fn into_known(self) -> Vec<Option<Vec<bool>>> {
+        self.global_known
     }
 
     /// Shared memory is new for each cluster.

@@ -2,7 +2,7 @@
 
 use super::cluster::{Engine, Report};
 use super::setup::{self, Extents, Setup};
-use crate::check::{Checks, Finding};
+use crate::check::{Checks, Finding, History};
 use crate::count::Counters;
 use crate::launch::Launch;
 use crate::memory::Memory;
@@ -155,7 +155,12 @@ impl Machine {
             history: Mutex::new(None),
         };
         let merged = run_grid(&setup);
-        drop(setup);
+        let history = setup.history.into_inner().ok().flatten();
+        for (buffer, known) in
+            memory.buffers.iter_mut().zip(history.into_iter().flat_map(History::into_known))
+        {
+            buffer.known = known;
+        }
         memory.buffers.truncate(kept);
         let Merged { findings, counters, completed, .. } = merged;
         let findings = findings.into_values().collect();

@@ -16,8 +16,8 @@ pub const MAX_MEMORY_BYTES: u64 = 16 << 30;
 pub(crate) struct Buffer {
     pub(crate) name: String,
     pub(crate) bytes: SharedBytes,
-    /// Whether every byte had a value before the launch.
-    pub(crate) initialised: bool,
+    /// Which bytes have a value; `None` where all have.
+    pub(crate) known: Option<Vec<bool>>,
 }
 
 /// Global memory.
@@ -38,28 +38,42 @@ pub struct Memory {
 impl Memory {
     /// A new buffer with these bytes; its generic address, or `None` beyond [`MAX_MEMORY_BYTES`].
     pub fn allocate(&mut self, name: &str, bytes: &[u8]) -> Option<u64> {
-        let address = self.reserve(name, bytes.len() as u64, true)?;
+        let address = self.reserve(name, bytes.len() as u64)?;
         if let Some(buffer) = self.buffers.last() {
             buffer.bytes.fill(0, bytes);
         }
         Some(address)
     }
 
+    /// A new buffer with these bytes, of which those have a value that `known` says, one for one;
+    /// reading others before they are written is a finding. `None` also if the lengths differ.
+    pub fn allocate_known(&mut self, name: &str, bytes: &[u8], known: Vec<bool>) -> Option<u64> {
+        if bytes.len() != known.len() {
+            return None;
+        }
+        let address = self.allocate(name, bytes)?;
+        self.buffers.last_mut()?.known = Some(known);
+        Some(address)
+    }
+
     /// A new buffer of `bytes` bytes that nothing wrote yet; reading it before is a finding.
     pub fn allocate_uninitialised(&mut self, name: &str, bytes: u64) -> Option<u64> {
-        self.reserve(name, bytes, false)
+        let address = self.reserve(name, bytes)?;
+        let buffer = self.buffers.last_mut()?;
+        buffer.known = Some(vec![false; buffer.bytes.len()]);
+        Some(address)
     }
 
     /// A new buffer of zeros.
     pub fn allocate_zeros(&mut self, name: &str, bytes: u64) -> Option<u64> {
-        self.reserve(name, bytes, true)
+        self.reserve(name, bytes)
     }
 
-    fn reserve(&mut self, name: &str, bytes: u64, initialised: bool) -> Option<u64> {
+    fn reserve(&mut self, name: &str, bytes: u64) -> Option<u64> {
         self.total = self.total.checked_add(bytes).filter(|total| *total <= MAX_MEMORY_BYTES)?;
         let index = self.buffers.len();
         let bytes = SharedBytes::zeros(usize::try_from(bytes).ok()?);
-        self.buffers.push(Buffer { name: name.to_owned(), bytes, initialised });
+        self.buffers.push(Buffer { name: name.to_owned(), bytes, known: None });
         Some(address_of(index))
     }
 
@@ -78,6 +92,13 @@ impl Memory {
     #[must_use]
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         self.index(name).map(|index| self.buffers[index].bytes.to_vec())
+    }
+
+    /// Which bytes of a buffer have a value: after a launch that checked it, also those it wrote.
+    /// `None` for a buffer all of whose bytes had one from the start.
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<&[bool]> {
+        self.buffers[self.index(name)?].known.as_deref()
     }
 
     /// Overwrites the beginning of a buffer; `None` if it does not exist or is shorter.

@@ -19,6 +19,7 @@ use super::matrix::{Extents, Operand, Scale};
 use super::memory::Span;
 use super::pool::{Pool, WorkerPanic};
 use super::ragged::RaggedStep;
+use crate::device::{StepFailure, launched};
 
 /// Kernels below this much work (operations plus bytes) run on the calling thread.
 const SERIAL_WORK: u64 = 1 << 15;
@@ -62,14 +63,6 @@ pub(crate) enum BoundStep {
     Attention(AttentionStep),
     AttentionGrad(AttentionGradStep),
     Copy { source: Span, target: Span },
-}
-
-/// Why a step failed.
-pub(crate) enum StepFailure {
-    /// What the data does not allow.
-    Data(String),
-    /// A worker panicked.
-    Panic,
 }
 
 impl From<WorkerPanic> for StepFailure {
@@ -141,30 +134,11 @@ impl Binder<'_> {
     }
 
     fn launch(&self, launch: &Launch) -> Bound<KernelCall> {
-        let index = launch.kernel;
-        let decl = self.plan.kernels.get(index as usize);
-        let (decl, kernel) = decl
-            .zip(self.kernels.get(index))
-            .ok_or_else(|| format!("kernel {index} does not exist"))?;
-        if decl.params.len() != launch.args.len() {
-            return Err(format!(
-                "kernel `{}` has {} parameters, {} arguments are given",
-                decl.name,
-                decl.params.len(),
-                launch.args.len()
-            ));
-        }
-        let mut args = Vec::with_capacity(launch.args.len());
-        for (i, (param, arg)) in decl.params.iter().zip(&launch.args).enumerate() {
-            let (buffer, span) = self.buffer(*arg)?;
-            if buffer.dtype != param.dtype || buffer.elems < param.elems {
-                return Err(format!(
-                    "kernel `{}`, argument {i}: needs {} × {}, gets {} × {}",
-                    decl.name, param.elems, param.dtype, buffer.elems, buffer.dtype
-                ));
-            }
-            args.push(span.base());
-        }
+        let decl = launched(self.plan, self.entry, launch)?;
+        let kernel = self.kernels.get(launch.kernel);
+        let kernel = kernel.ok_or_else(|| format!("kernel {} does not exist", launch.kernel))?;
+        let bases = launch.args.iter().map(|arg| Ok(self.buffer(*arg)?.1.base()));
+        let args = bases.collect::<Bound<Vec<_>>>()?;
         if decl.blocks > i64::MAX as u64 {
             return Err(format!("kernel `{}` has {} blocks", decl.name, decl.blocks));
         }

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use perilune_plan::RaggedForm;
 
-use super::bind::StepFailure;
 use super::contract::{effort, tile_edges};
 use super::epilogue::{EpilogueStep, Panels};
 use super::matrix::{Extents, Operand, Scale, multiply};
 use super::memory::Span;
 use super::pool::Pool;
+use crate::device::StepFailure;
 
 /// A bound ragged product.
 pub(crate) struct RaggedStep {

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use perilune::parity::{self, Settings};
+use perilune_runtime::{Checks, DeviceKind};
 
 fn committed(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -23,6 +24,12 @@ fn holds(dir: &Path) {
 #[test]
 fn k2_nano_matches_torch() {
     holds(&committed("k2-nano"));
+}
+
+#[test]
+fn k2_nano_in_the_ptx_vm_matches_torch_and_no_check_finds_anything() {
+    let device = DeviceKind::PtxVm { checks: Checks::all() };
+    holds_on(&committed("k2-nano"), &Settings { device, steps: Some(5) });
 }
 
 #[test]

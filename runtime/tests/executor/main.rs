@@ -3,6 +3,7 @@
 
 mod attention;
 mod contract;
+mod ptx_vm;
 mod ragged;
 mod session;
 mod support;

@@ -220,7 +220,7 @@ fn kernels_that_are_not_what_the_plan_says_are_refused() {
         ("another name", changed("entry double", "entry triple")),
         ("another number of parameters", changed(", .param .u64 y", "").replace("[y]", "[x]")),
         ("a parameter that is no pointer", changed(".param .u64 y", ".param .u32 y")),
-        ("shared memory", changed(".reg .f32 %f<3>;", ".reg .f32 %f<3>; .shared .b8 s[16];")),
+        ("shared memory", changed("mov.u32 %r1, %tid.x;", ".shared .b8 s[16]; mov.u32 %r1, s;")),
     ];
     for (what, text) in texts {
         let error = open(&once(&text), Checks::none()).err();

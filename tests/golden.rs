@@ -15,8 +15,11 @@ fn committed(name: &str) -> PathBuf {
 
 /// Checks a folder and names every quantity that is off.
 fn holds(dir: &Path) {
-    let report = parity::run(dir, &Settings::default())
-        .unwrap_or_else(|e| panic!("{}: {e:?}", dir.display()));
+    holds_on(dir, &Settings::default());
+}
+
+fn holds_on(dir: &Path, settings: &Settings) {
+    let report = parity::run(dir, settings).unwrap_or_else(|e| panic!("{}: {e:?}", dir.display()));
     let off: Vec<_> = report.checks.iter().filter(|c| !c.ok).collect();
     assert!(report.ok, "{} of {} checks fail: {off:#?}", off.len(), report.checks.len());
 }

@@ -146,13 +146,18 @@ pub fn runtime(error: RuntimeError) -> Failure {
         | RuntimeError::UnknownEntry { .. } => Exit::Spec,
         _ => Exit::Internal,
     };
+    let found = matches!(&error, RuntimeError::Findings { .. });
     let mut headline = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
         headline.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    Failure::new(exit, headline)
+    let failure = Failure::new(exit, headline);
+    match found {
+        true => failure.help("this is a bug in Perilune's kernels; please report it with the spec"),
+        false => failure,
+    }
 }
 
 /// A weights file's error as a failure: the system's refusals are the machine's, damage the file's.

@@ -287,3 +287,28 @@ fn a_text_that_is_no_ptx_is_refused_with_line_and_column() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("V0001") && stderr(&output).contains("README.md:1:1"));
 }
+
+#[test]
+fn training_in_the_ptx_vm_leaves_the_same_record_and_checks_are_for_it_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = |device: &str| dir.path().join(device).display().to_string();
+    let train = |more: &[&str]| {
+        let spec = ["train", "models/k2-nano/train.ron", "--set", "vocab=256", "--steps", "1"];
+        let data = ["--data", "examples/data/moby-dick.txt", "--eval-every", "0", "--quiet"];
+        perilune(&[&spec[..], &data, more].concat())
+    };
+    let refused = train(&["--checks", "all", "--out", &out("refused")]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("--device ptx-vm"), "{}", stderr(&refused));
+    let loss = |device: &str| {
+        let run = train(&["--device", device, "--out", &out(device)]);
+        assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
+        let text = std::fs::read_to_string(dir.path().join(device).join("metrics.jsonl"));
+        let text = text.expect("metrics");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let losses = lines.filter(|line| line["kind"] == "step");
+        losses.filter_map(|line| line["loss"].as_f64()).next().expect("a loss")
+    };
+    let (cpu, vm) = (loss("cpu"), loss("ptx-vm"));
+    assert!((cpu - vm).abs() < 1e-5, "{cpu} on the CPU, {vm} from PTX");
+}

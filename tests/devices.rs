@@ -110,12 +110,12 @@ fn train(path: &str, bounds: &Bounds) -> Vec<String> {
 
 #[test]
 fn k2_nano_in_f32_trains_in_the_ptx_vm_as_on_the_cpu_and_no_check_finds_anything() {
-    let off = train("k2-nano/train.ron", &Bounds { fetches: 1e-5, tensors: 1e-4 });
+    let off = train("k2-nano/train.ron", &Bounds { fetches: 3e-6, tensors: 5e-6 });
     assert!(off.is_empty(), "{off:#?}");
 }
 
 #[test]
 fn k2_nano_in_bf16_trains_in_the_ptx_vm_as_on_the_cpu_and_no_check_finds_anything() {
-    let off = train("k2-nano/train_bf16.ron", &Bounds { fetches: 1e-2, tensors: 3e-2 });
+    let off = train("k2-nano/train_bf16.ron", &Bounds { fetches: 1.5e-2, tensors: 2.5e-2 });
     assert!(off.is_empty(), "{off:#?}");
 }

@@ -146,7 +146,7 @@ pub fn runtime(error: RuntimeError) -> Failure {
         | RuntimeError::UnknownEntry { .. } => Exit::Spec,
         _ => Exit::Internal,
     };
-    let found = matches!(&error, RuntimeError::Findings { .. });
+    let found = matches!(&error, RuntimeError::Findings(_));
     let mut headline = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {

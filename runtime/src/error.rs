@@ -61,23 +61,8 @@ pub enum RuntimeError {
         node: String,
     },
     /// Checks found something in a kernel while it ran.
-    #[error(
-        "entry `{entry}`, step {step} (`{node}`), kernel `{kernel}`: {} findings\n{}",
-        findings.len(),
-        list(findings)
-    )]
-    Findings {
-        /// Name of the entry.
-        entry: String,
-        /// Index of the step.
-        step: usize,
-        /// First RON node that the step computes.
-        node: String,
-        /// Name of the kernel, which is that of its text too.
-        kernel: String,
-        /// What was found, each with its line of the text.
-        findings: Vec<Finding>,
-    },
+    #[error(transparent)]
+    Findings(#[from] Box<KernelFindings>),
     /// No entry has this name.
     #[error("the plan has no entry `{name}`; it has {known}")]
     UnknownEntry {
@@ -173,6 +158,26 @@ pub enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What checks found in a kernel while it ran.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "entry `{entry}`, step {step} (`{node}`), kernel `{kernel}`: {} findings\n{}",
+    findings.len(),
+    list(findings)
+)]
+pub struct KernelFindings {
+    /// Name of the entry.
+    pub entry: String,
+    /// Index of the step.
+    pub step: usize,
+    /// First RON node that the step computes.
+    pub node: String,
+    /// Name of the kernel, which is that of its text too.
+    pub kernel: String,
+    /// What was found, each with its line of the text.
+    pub findings: Vec<Finding>,
 }
 
 /// What to do with a plan for `target`.

@@ -24,7 +24,7 @@ mod session;
 mod tensor;
 
 pub use device::DeviceKind;
-pub use error::RuntimeError;
+pub use error::{KernelFindings, RuntimeError};
 pub use perilune_ptx_vm::{Checks, Finding};
 pub use session::{Fetches, MemoryUse, Options, Session};
 pub use tensor::HostTensor;

@@ -14,7 +14,7 @@ use crate::device::cpu::memory::ALIGNMENT;
 use crate::device::{self, Device, DeviceKind, Piece, StepFailure, Storage};
 use crate::profile::{Profile, Slice};
 use crate::tensor::{byte_count, type_name};
-use crate::{HostTensor, RuntimeError};
+use crate::{HostTensor, KernelFindings, RuntimeError};
 
 /// How a session runs.
 #[derive(Clone, Debug, Default)]
@@ -378,7 +378,7 @@ fn failed(plan: &Plan, (entry, step): (&Entry, usize), failure: StepFailure) -> 
         StepFailure::Data(what) => RuntimeError::Step { entry, step, node, what },
         StepFailure::Panic => RuntimeError::Worker { entry, step, node },
         StepFailure::Findings { kernel, findings } => {
-            RuntimeError::Findings { entry, step, node, kernel, findings }
+            Box::new(KernelFindings { entry, step, node, kernel, findings }).into()
         }
     }
 }

@@ -100,9 +100,12 @@ fn run(builder: &PlanBuilder, checks: Checks) -> Result<Vec<f32>, RuntimeError> 
 /// What all checks find, with the step they stop at.
 fn found(builder: &PlanBuilder) -> (usize, Vec<Finding>) {
     match run(builder, Checks::all()) {
-        Err(RuntimeError::Findings { step, node, kernel, findings, .. }) => {
-            assert_eq!((node.as_str(), kernel.as_str()), ("test.node", "double"));
-            (step, findings)
+        Err(RuntimeError::Findings(found)) => {
+            let place = (found.entry.as_str(), found.node.as_str(), found.kernel.as_str());
+            assert_eq!(place, ("main", "test.node", "double"));
+            let line = format!("double:{}:", found.findings[0].position.line);
+            assert!(found.to_string().contains(&line), "{found}");
+            (found.step, found.findings)
         }
         other => panic!("nothing found: {other:?}"),
     }
@@ -158,10 +161,9 @@ fn an_access_behind_an_argument_is_found_though_a_neighbour_lies_there() {
     let feed = HostTensor::from_f32(&[2 * WHOLE], &values).expect("the shape fits");
     let mut session = open(&builder, Checks::none()).expect("it binds");
     let error = session.run("main", &[("f0", &feed)]).err();
-    let Some(RuntimeError::Findings { step: 1, findings, .. }) = error else {
-        panic!("nothing found: {error:?}")
-    };
-    assert_eq!((findings[0].code, findings[0].position.line), ("V1001", LOAD));
+    let Some(RuntimeError::Findings(found)) = error else { panic!("nothing found: {error:?}") };
+    let first = &found.findings[0];
+    assert_eq!((found.step, first.code, first.position.line), (1, "V1001", LOAD));
 }
 
 #[test]
@@ -184,10 +186,9 @@ fn a_result_half_written_is_not_known_by_what_lay_there_before() {
         launch(&mut builder, decl(DOUBLE, blocks), args);
     }
     let error = run(&builder, Checks::all()).err();
-    let Some(RuntimeError::Findings { step: 2, findings, .. }) = error else {
-        panic!("nothing found: {error:?}")
-    };
-    assert_eq!((findings[0].code, findings[0].cta), ("V1003", [1, 0, 0]));
+    let Some(RuntimeError::Findings(found)) = error else { panic!("nothing found: {error:?}") };
+    let first = &found.findings[0];
+    assert_eq!((found.step, first.code, first.cta), (2, "V1003", [1, 0, 0]));
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub enum WeightsError {
         name: String,
         /// Both types.
         #[source]
-        source: Box<RuntimeError>,
+        source: RuntimeError,
     },
     /// No tensor has this name.
     #[error("`{}` has no tensor `{name}`", path.display())]
@@ -176,8 +176,7 @@ impl Weights {
     /// As [`Weights::read`]; [`WeightsError::Cast`] between integers and floating-point types.
     pub fn read_as(&self, name: &str, dtype: DType) -> Result<HostTensor, WeightsError> {
         let tensor = self.read(name)?;
-        let cast = tensor.cast(dtype).map_err(Box::new);
-        cast.map_err(|source| WeightsError::Cast { name: name.into(), source })
+        tensor.cast(dtype).map_err(|source| WeightsError::Cast { name: name.into(), source })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The plan's file: a few readable lines, the RON header, then each kernel's text.
 //!
 //! ```text
-//! perilune-plan 2
+//! perilune-plan 3
 //! blake3 <64 hexadecimal digits over every byte after this line>
 //! header <bytes>
 //! (format: 3, name: "k2-nano/train", …)
@@ -166,7 +166,7 @@ mod tests {
         let bytes = write(&plan()).unwrap();
         assert_eq!(read(&bytes).unwrap(), plan());
         assert_eq!(write(&read(&bytes).unwrap()).unwrap(), bytes);
-        assert!(bytes.starts_with(b"perilune-plan 2\nblake3 "));
+        assert!(bytes.starts_with(b"perilune-plan 3\nblake3 "));
     }
 
     #[test]

@@ -601,9 +601,9 @@ fn the_matrices_of_all_experts_are_orthogonalised_in_batched_products() {
     let step = plan.entries.iter().find(|e| e.name == "train_step").expect("an entry");
     let batches = |tensor: &str| -> Vec<u64> {
         let path = format!("optimizer.model.layers.1.mlp.{tensor}.o.iterate.");
+        // The product's own node comes first; an epilogue may work for another tensor.
         let ours = |s: &&perilune_plan::Step| {
-            let mut names = s.nodes.iter().map(|n| &plan.nodes[*n as usize]);
-            names.any(|name| name.starts_with(&path))
+            s.nodes.first().is_some_and(|n| plan.nodes[*n as usize].starts_with(&path))
         };
         let batch = |s: &perilune_plan::Step| match &s.op {
             StepOp::Contract(c) => Some(c.batch.iter().map(|l| l.extent).product()),

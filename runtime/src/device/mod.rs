@@ -8,10 +8,10 @@
 //! ```
 //!
 //! # Invariants
-//! - A session knows [`Piece`]s, never addresses: a device's memory need not be the host's, and
-//!   bytes pass through [`Device::write`] and [`Device::read`] alone.
+//! - A session knows pieces, never addresses: a device's memory need not be the host's, and
+//!   bytes pass through `Device::write` and `Device::read` alone.
 //! - A device runs the steps of an entry in the order that it is told, each to an end that
-//!   [`Device::read`] sees.
+//!   `Device::read` sees.
 //! - Devices differ in speed and in what they check; numerics are the kernels'.
 
 pub mod cpu;

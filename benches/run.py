@@ -2,7 +2,8 @@
 """A training step of k2-tiny and k2-small, Perilune beside transformers + torch, in one run.
 
 `./x bench` builds and calls this. Both sides do the same work: forward, backward, Muon on every
-matrix with QK-clip, AdamW on the rest, 1,024 tokens a step, two threads, float32 weights.
+matrix with QK-clip, AdamW on the rest, 1,024 tokens a step, two threads, float32 throughout; where
+the processor multiplies bfloat16, torch is measured with Newton–Schulz in bfloat16 as well.
 Rounds are interleaved, one process per configuration and round, so that a slow moment of the
 machine hits all of them; the figure is the median over rounds, the spread its minimum and maximum.
 """
@@ -22,11 +23,15 @@ TORCH_PACKAGES = ["torch", "transformers", "safetensors", "numpy"]
 SHAPES = {"k2-tiny": (4, 256), "k2-small": (2, 512)}
 # Name in the table → arguments of torch/bench_train.py.
 TORCH = {
-    "torch eager, Muon per matrix": dict(mode="eager", opt="muonclip"),
-    "torch eager, Muon stacked": dict(mode="eager", opt="muonclip_stacked"),
-    "torch compiled, Muon per matrix": dict(mode="compile", opt="muonclip"),
-    "torch compiled, Muon stacked": dict(mode="compile", opt="muonclip_stacked"),
+    "torch eager, Muon per matrix": dict(mode="eager", opt="muonclip", ns="f32"),
+    "torch eager, Muon stacked": dict(mode="eager", opt="muonclip_stacked", ns="f32"),
+    "torch compiled, Muon per matrix": dict(mode="compile", opt="muonclip", ns="f32"),
+    "torch compiled, Muon stacked": dict(mode="compile", opt="muonclip_stacked", ns="f32"),
 }
+# As torch ships Muon, Newton–Schulz in bfloat16: a gain where the processor multiplies bfloat16, and
+# ten times slower than float32 where it does not.
+TORCH_BF16 = {f"{name}, bf16 Newton–Schulz": dict(settings, ns="bf16") for name, settings in TORCH.items()}
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 OURS = "perilune"
 # Torch gains 5 to 10 % when malloc keeps its memory; the peer gets its best.
 WARM_MALLOC = {
@@ -41,7 +46,7 @@ def main():
     args = arguments()
     python = None if args.skip_torch else torch_python(args)
     sides = {} if args.skip_perilune else {OURS: None}
-    sides.update({} if args.skip_torch else TORCH)
+    sides.update({} if args.skip_torch else peers())
     samples = []
     for round_index in range(args.rounds):
         for model in args.models:
@@ -65,6 +70,16 @@ def main():
         write_page(text, ROOT / "PERFORMANCE.md")
     failed = [s for s in samples if "error" in s]
     sys.exit(1 if failed else 0)
+
+
+def peers():
+    """Torch's configurations on this processor."""
+    return TORCH | TORCH_BF16 if BF16_FLAGS & processor_flags() else TORCH
+
+
+def processor_flags():
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return {flag for line in info.splitlines() if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
 
 
 def arguments():

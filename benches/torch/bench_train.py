@@ -1,9 +1,9 @@
 """One configuration per process -> one JSON line (stdout, last line).
-python bench_train.py --model k2-tiny --B 4 --T 256 --dtype f32|bf16 --mode eager|compile --threads 2 --experts eager|grouped_mm|batched_mm --attn sdpa|eager|smax --opt muonclip|muonclip_stacked|adamw|none --what train|fwd|decode"""
+python bench_train.py --model k2-tiny --B 4 --T 256 --dtype f32|bf16 --mode eager|compile --threads 2 --experts eager|grouped_mm|batched_mm --attn sdpa|eager|smax --opt muonclip|muonclip_stacked|adamw|none --ns bf16|f32 (Newton-Schulz of Muon) --what train|fwd|decode"""
 import argparse, json, os, sys, time, resource
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/golden/generate"))  # common, optim_oracle
 P = argparse.ArgumentParser()
-for a, d in dict(model="k2-tiny", B=4, T=256, dtype="f32", mode="eager", threads=2, experts="grouped_mm", attn="sdpa", opt="adamw", what="train", need=5, max_time=120, gen=64, split=0).items():
+for a, d in dict(model="k2-tiny", B=4, T=256, dtype="f32", mode="eager", threads=2, experts="grouped_mm", attn="sdpa", opt="adamw", ns="bf16", what="train", need=5, max_time=120, gen=64, split=0).items():
     P.add_argument("--" + a, type=type(d), default=d)
 A = P.parse_args()
 os.environ["OMP_NUM_THREADS"] = str(A.threads)
@@ -12,6 +12,8 @@ torch.set_num_threads(A.threads)
 import warnings; warnings.filterwarnings("ignore")
 import common as c, quiet
 import optim_oracle as O
+if A.ns == "f32": O.M._zeropower_via_newtonschulz = O._ns_f32
+NS_TYPE = {"bf16": torch.bfloat16, "f32": torch.float32}[A.ns]
 base_rss = quiet.rss_mb()
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
@@ -30,7 +32,7 @@ ac = lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=A.dtype == "bf1
 res = dict(vars(A), params=sum(p.numel() for p in m.parameters()), base_rss_mb=round(base_rss))
 
 class Stacked:
-    """Same maths as Grouped but Newton-Schulz batched over equal-shaped matrices (KellerJordan/Muon's batched form); bf16."""
+    """Same maths as Grouped but Newton-Schulz batched over equal-shaped matrices (KellerJordan/Muon's batched form), in NS_TYPE."""
     def __init__(self, m):
         self.m, H = m, O.HP; self.g = []
         self.adam = torch.optim.AdamW([p for n, p in m.named_parameters() if p.ndim == 1 or "embed_tokens" in n or "lm_head" in n], lr=2e-3, betas=(0.9, .95), weight_decay=0.1)
@@ -47,7 +49,7 @@ class Stacked:
         H = O.HP; self.adam.step(); a, b, cc = H["ns_coefficients"]
         for shp, es in self.groups.items():
             G = torch.cat([f(p.grad) for p, f in es]); B = self.buf.setdefault(shp, torch.zeros_like(G)); B.lerp_(G, 1 - H["momentum"])
-            X = G.lerp_(B, H["momentum"]).bfloat16(); tr = shp[0] > shp[1]
+            X = G.lerp_(B, H["momentum"]).to(NS_TYPE); tr = shp[0] > shp[1]
             if tr: X = X.mT
             X = X / X.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
             for _ in range(5):

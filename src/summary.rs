@@ -43,7 +43,8 @@ pub fn summarize(forward: &Graph) -> Summary {
         .map(|input| (input.value, forward.ty(input.value).elems()))
         .collect();
     let tokens = forward.inputs.iter().find(|i| i.kind == ArgKind::Feed && i.name == "tokens");
-    let tokens = tokens.map_or(1, |input| forward.ty(input.value).elems().max(1));
+    let tokens_per_batch = tokens.map_or(1, |input| forward.ty(input.value).elems());
+    let tokens = tokens_per_batch.max(1);
     let mut counted = Counted { idle: 0.0, embedding: 0, flops: 0.0 };
     for node in forward.nodes.values() {
         counted.add(forward, node, &params, tokens);
@@ -56,7 +57,7 @@ pub fn summarize(forward: &Graph) -> Summary {
         params_embedding: counted.embedding,
         forward_flops_per_token: per_token,
         train_flops_per_token: 3.0 * per_token,
-        tokens_per_batch: tokens,
+        tokens_per_batch,
         param_bytes: params.keys().map(|&value| forward.ty(value).bytes()).sum(),
         param_tensors: params.len(),
         nodes: forward.nodes.len(),

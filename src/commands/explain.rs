@@ -1,4 +1,5 @@
-//! `perilune explain SUBJECT`: an error code, an op, or what the compiler decided about a node.
+//! `perilune explain SUBJECT`: an error code, an op, a reason of fusion, or what the compiler decided
+//! about a node.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,7 +11,7 @@ use perilune_compiler::compile;
 use perilune_compiler::import::import;
 use perilune_compiler::lower::{Generated, Target};
 use perilune_compiler::ops::{OPS, OpInfo, op_info};
-use perilune_compiler::program::Program;
+use perilune_compiler::program::{Program, Reason};
 use perilune_compiler::spec::suggest;
 use perilune_plan::{Plan, Step, StepOp};
 use serde_json::{Value, json};
@@ -22,7 +23,8 @@ use crate::pipeline;
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An error code (E0203) or its name, an op (Einsum), a node's path, or `decisions` for all
+    /// An error code (E0203) or its name, an op (Einsum), a reason of fusion (F03), a node's path, or
+    /// `decisions` for all
     subject: String,
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
@@ -38,11 +40,10 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         node(subject, spec, Target::named(&args.target).unwrap_or(Target::Cpu))?
     } else {
         let by_name = || codes::all().into_iter().find(|e| e.name == subject);
-        match (codes::explain(subject).or_else(by_name), op_info(subject)) {
-            (Some(found), _) => code(&found),
-            (None, Some(op)) => describe_op(op),
-            (None, None) => return Err(unknown(subject)),
-        }
+        let found = codes::explain(subject).or_else(by_name).map(|found| code(&found));
+        let op = || op_info(subject).map(describe_op);
+        let reason = || Reason::ALL.iter().find(|r| r.code() == subject).map(|r| describe_reason(*r));
+        found.or_else(op).or_else(reason).ok_or_else(|| unknown(subject))?
     };
     if console.json {
         console.json(&value)
@@ -65,6 +66,16 @@ fn describe_op(op: &OpInfo) -> (String, Value) {
         "results": op.results,
     });
     (text, value)
+}
+
+/// What a decision of fusion with this code means, and how to see such decisions.
+fn describe_reason(reason: Reason) -> (String, Value) {
+    let (code, words) = (reason.code(), reason.words());
+    let text = format!(
+        "{code}: {words}\n\nWhy fusion let two kernels run together or kept them apart. \
+         `perilune explain decisions --spec SPEC` lists every decision with its numbers."
+    );
+    (text, json!({"version": 1, "code": code, "text": words}))
 }
 
 /// Where a node was written, what it is, and what was decided about it.
@@ -172,7 +183,8 @@ fn schedules(
 fn unknown(subject: &str) -> Failure {
     let all = codes::all();
     let codes = all.iter().flat_map(|e| [e.code.to_string(), e.name.to_owned()]);
-    let names: Vec<String> = codes.chain(OPS.iter().map(|op| op.name.to_owned())).collect();
+    let others = OPS.iter().map(|op| op.name).chain(Reason::ALL.iter().map(|r| r.code()));
+    let names: Vec<String> = codes.chain(others.map(str::to_owned)).collect();
     let near = suggest::nearest(subject, names.iter().map(String::as_str));
     let failure = Failure::new(Exit::Usage, format!("nothing here is called `{subject}`"));
     match near {

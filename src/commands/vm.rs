@@ -86,14 +86,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
 }
 
 fn profile(module: &Module, launch: &Launch, outcome: &Outcome) -> Option<Profile> {
-    let triple = |(x, y, z): (u32, u32, u32)| [x, y, z];
-    let extents = Extents {
-        grid: triple(launch.grid),
-        block: triple(launch.block),
-        cluster: launch.cluster.map(triple),
-        shared_bytes: launch.shared_bytes,
-    };
-    Profile::new(module, &launch.entry, extents, &outcome.counters, None)
+    Profile::new(module, &launch.entry, Extents::from(launch), &outcome.counters, None)
 }
 
 fn read_module(path: &Path) -> Result<Module, Failure> {

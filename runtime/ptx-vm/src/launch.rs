@@ -6,6 +6,7 @@
 
 use crate::number::{FloatFormat, Overflow, Rounding, decode, encode};
 use crate::source::{LoadError, Position, code};
+use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
 use std::path::{Component, Path, PathBuf};
 
@@ -44,6 +45,9 @@ pub struct Launch {
     /// Dynamic shared memory in bytes.
     #[serde(default)]
     pub shared_bytes: u32,
+    /// Buffers that are no parameters themselves: tensor maps and pointers lead into them.
+    #[serde(default)]
+    pub buffers: Vec<LaunchBuffer>,
     /// The kernel's parameters, in order.
     #[serde(default)]
     pub params: Vec<LaunchParam>,
@@ -55,19 +59,24 @@ pub struct Launch {
     folder: PathBuf,
 }
 
+/// A new buffer in global memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchBuffer {
+    /// Name by which parameters and `expect` speak of it.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// What it holds at first.
+    pub init: Init,
+}
+
 /// A parameter of a launch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum LaunchParam {
     /// A pointer to a new buffer in global memory.
-    Buffer {
-        /// Name by which other parameters and `expect` speak of it.
-        name: String,
-        /// Size in bytes.
-        bytes: u64,
-        /// What it holds at first.
-        init: Init,
-    },
+    Buffer(LaunchBuffer),
     /// A pointer into a buffer named before.
     BufferOffset {
         /// The buffer.
@@ -310,8 +319,8 @@ impl Launch {
     }
 
     fn parse_named(name: &str, text: &str) -> Result<Self, LoadError> {
-        let options = ron::Options::default()
-            .with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
+        let short = Extensions::IMPLICIT_SOME | Extensions::UNWRAP_VARIANT_NEWTYPES;
+        let options = ron::Options::default().with_default_extension(short);
         options.from_str(text).map_err(|error| {
             let (line, column) = (error.span.start.line as u32, error.span.start.col as u32);
             let shown = text.lines().nth(line.saturating_sub(1) as usize).unwrap_or_default();
@@ -433,4 +442,20 @@ pub(crate) fn random_bytes(
     }
     found.truncate(bytes as usize);
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_may_be_a_parameter_or_stand_by_itself() {
+        let text = r#"Launch(entry: "k", grid: (1, 1, 1), block: (1, 1, 1),
+            buffers: [(name: "x", bytes: 8, init: File("x.bin"))],
+            params: [BufferOffset(name: "x", bytes: 4), Buffer(name: "y", bytes: 4, init: Zeros)])"#;
+        let launch = Launch::parse(text).expect("a launch");
+        let y = LaunchBuffer { name: "y".to_owned(), bytes: 4, init: Init::Zeros };
+        assert_eq!(launch.params[1], LaunchParam::Buffer(y));
+        assert_eq!(launch.buffers[0].init, Init::File("x.bin".to_owned()));
+    }
 }

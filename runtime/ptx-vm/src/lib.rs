@@ -31,7 +31,8 @@ pub use count::{
 };
 pub use execute::{Extents, Machine, Options, Outcome};
 pub use launch::{
-    Dtype, Expect, Init, Launch, LaunchParam, Mismatch, OutOfBounds, SwizzleMode, Tolerance,
+    Dtype, Expect, Init, Launch, LaunchBuffer, LaunchParam, Mismatch, OutOfBounds, SwizzleMode,
+    Tolerance,
 };
 pub use memory::{MAX_MEMORY_BYTES, Memory};
 pub use module::{Kernel, Module, Param, Space, Type};

@@ -101,18 +101,20 @@ impl Machine {
     /// # Ok::<(), perilune_ptx_vm::LoadError>(())
     /// ```
     pub fn run(module: &Module, launch: &Launch, options: &Options) -> Result<Outcome, LoadError> {
+        let prepared = Self::prepare(module, launch)?;
+        Self::run_with(module, &launch.entry, Extents::from(launch), prepared, options)
+    }
+
+    /// The parameter block of a launch, and the memory it points into, as [`Self::run_with`] takes them.
+    ///
+    /// # Errors
+    /// V0006 if the launch does not fit the kernel.
+    pub fn prepare(module: &Module, launch: &Launch) -> Result<(Vec<u8>, Memory), LoadError> {
         let kernel = kernel(module, &launch.entry)?;
-        let triple = |(x, y, z): (u32, u32, u32)| [x, y, z];
-        let extents = Extents {
-            grid: triple(launch.grid),
-            block: triple(launch.block),
-            cluster: launch.cluster.map(triple),
-            shared_bytes: launch.shared_bytes,
-        };
-        setup::check_extents(module, kernel, extents)?;
+        setup::check_extents(module, kernel, Extents::from(launch))?;
         let mut memory = Memory::default();
         let params = setup::parameters(module, kernel, launch, &mut memory)?;
-        Self::run_with(module, &launch.entry, extents, (params, memory), options)
+        Ok((params, memory))
     }
 
     /// Runs a kernel on memory and a parameter block of the caller's making.

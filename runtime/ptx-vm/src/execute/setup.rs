@@ -2,7 +2,9 @@
 
 use super::grid::Options;
 use crate::check::History;
-use crate::launch::{Dtype, Init, Launch, LaunchParam, OutOfBounds, SwizzleMode, random_bytes};
+use crate::launch::{
+    Dtype, Init, Launch, LaunchBuffer, LaunchParam, OutOfBounds, SwizzleMode, random_bytes,
+};
 use crate::matrix::Swizzle;
 use crate::memory::{Memory, address_of};
 use crate::module::{
@@ -59,6 +61,18 @@ pub struct Extents {
     pub cluster: Option<[u32; 3]>,
     /// Dynamic shared memory in bytes.
     pub shared_bytes: u32,
+}
+
+impl From<&Launch> for Extents {
+    fn from(launch: &Launch) -> Self {
+        let triple = |(x, y, z): (u32, u32, u32)| [x, y, z];
+        Self {
+            grid: triple(launch.grid),
+            block: triple(launch.block),
+            cluster: launch.cluster.map(triple),
+            shared_bytes: launch.shared_bytes,
+        }
+    }
 }
 
 fn volume(extents: [u32; 3]) -> u64 {
@@ -200,6 +214,12 @@ pub(super) fn parameters(
     memory: &mut Memory,
 ) -> Result<Vec<u8>, LoadError> {
     let fail = |message: String| refused(module, kernel, message);
+    for given in &launch.buffers {
+        buffer(launch, given, memory).map_err(|error| match error {
+            Refusal::Message(message) => fail(message),
+            Refusal::Load(error) => error,
+        })?;
+    }
     if launch.params.len() != kernel.params.len() {
         let (have, want) = (launch.params.len(), kernel.params.len());
         return Err(fail(format!("the kernel takes {want} parameters, the launch has {have}")));
@@ -237,12 +257,7 @@ fn parameter(
     memory: &mut Memory,
 ) -> Result<Vec<u8>, Refusal> {
     Ok(match given {
-        LaunchParam::Buffer { name, bytes, init } => {
-            if memory.index(name).is_some() {
-                return Err(Refusal::Message(format!("`{name}` names two buffers")));
-            }
-            buffer(launch, (name, *bytes), init, memory)?.to_le_bytes().to_vec()
-        }
+        LaunchParam::Buffer(given) => buffer(launch, given, memory)?.to_le_bytes().to_vec(),
         LaunchParam::BufferOffset { name, bytes } => {
             let index = memory.index(name);
             let Some(index) = index.filter(|i| *bytes <= memory.buffers[*i].bytes.len() as u64)
@@ -327,12 +342,13 @@ fn element_type(dtype: Dtype) -> TensorType {
     }
 }
 
-fn buffer(
-    launch: &Launch,
-    (name, bytes): (&str, u64),
-    init: &Init,
-    memory: &mut Memory,
-) -> Result<u64, Refusal> {
+/// Lays out a buffer; its generic address.
+fn buffer(launch: &Launch, given: &LaunchBuffer, memory: &mut Memory) -> Result<u64, Refusal> {
+    let LaunchBuffer { name, bytes, init } = given;
+    let bytes = *bytes;
+    if memory.index(name).is_some() {
+        return Err(Refusal::Message(format!("`{name}` names two buffers")));
+    }
     let address = match init {
         Init::Uninit => memory.allocate_uninitialised(name, bytes),
         _ => memory.allocate_zeros(name, bytes),

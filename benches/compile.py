@@ -7,18 +7,13 @@ does not stretch as much; memory is the largest resident set. The figure is the 
 the spread its minimum and maximum; rounds go through all cases in turn, so that a slow moment of the
 machine hits all of them.
 """
-import argparse
-import datetime
-import json
 import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import measure
+
 K2 = "models/kimi-k2/train.ron"
 ONE_LAYER = ["--set", "n_layers=1", "--set", "first_k_dense=0"]
 # What → arguments, and how long and how large it may be (seconds, MiB).
@@ -32,7 +27,7 @@ CASES = {
 
 
 def main():
-    args = arguments()
+    args = measure.options(__doc__, "compile", 5).parse_args()
     samples = {what: [] for what in CASES}
     for round_index in range(args.rounds):
         for what, (command, _, _) in CASES.items():
@@ -40,40 +35,14 @@ def main():
             seconds, busy, mib = samples[what][-1]
             line = f"round {round_index}  {what:<32} {seconds:7.3f} s  {busy:7.3f} s busy  {mib:6.0f} MiB"
             print(line, file=sys.stderr, flush=True)
-    table = [summary(what, samples[what]) for what in CASES]
-    result = dict(machine=machine(), command=command_line(), rounds=args.rounds, table=table)
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    text = page(result)
-    print(text)
-    if args.update:
-        write_page(text, ROOT / "PERFORMANCE.md")
-    missed = [row["what"] for row in table if not row["ok"]]
+    rows = [summary(what, samples[what]) for what in CASES]
+    result = dict(
+        machine=measure.machine(), command=measure.command_line("bench-compile"), rounds=args.rounds, table=rows
+    )
+    measure.finish(args, "compile", result, page(result))
+    missed = [row["what"] for row in rows if not row["ok"]]
     if missed:
         sys.exit(f"over the bar: {', '.join(missed)}")
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--perilune", default=str(ROOT / "target/release/perilune"), help="the program to measure")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", default=str(ROOT / "benches/results/compile.json"))
-    parser.add_argument("--update", action="store_true", help="write the table into PERFORMANCE.md")
-    return parser.parse_args()
-
-
-def command_line():
-    """The command as a reader would repeat it."""
-    words, skip = [], False
-    for word in sys.argv[1:]:
-        if word in ("--perilune", "--out"):
-            skip = True
-        elif skip:
-            skip = False
-        else:
-            words.append(word)
-    return ["./x", "bench-compile", *words]
 
 
 def run(args, command):
@@ -94,56 +63,29 @@ def run(args, command):
 
 
 def summary(what, runs):
-    seconds, busy, mib = (sorted(column) for column in zip(*runs))
+    seconds, busy, mib = map(measure.spread, zip(*runs))
     _, most_seconds, most_mib = CASES[what]
-    row = dict(
+    return dict(
         what=what,
-        seconds=statistics.median(seconds),
-        seconds_min=seconds[0],
-        seconds_max=seconds[-1],
-        processor_seconds=statistics.median(busy),
-        peak_mib=mib[-1],
+        seconds=seconds,
+        processor_seconds=busy,
+        mib=mib,
         bar_seconds=most_seconds,
         bar_mib=most_mib,
-    )
-    row["ok"] = row["seconds"] <= (most_seconds or float("inf")) and row["peak_mib"] <= (most_mib or float("inf"))
-    return row
-
-
-def machine():
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
-    load = os.getloadavg()[0]
-    return dict(
-        cpu=names[0] if names else platform.machine(),
-        cores=os.cpu_count(),
-        load=round(load, 1),
-        system=platform.platform(terse=True),
-        date=datetime.date.today().isoformat(),
+        ok=seconds["median"] <= (most_seconds or float("inf")) and mib["max"] <= (most_mib or float("inf")),
     )
 
 
 def page(result):
     m = result["machine"]
-    lines = [
-        f"{m['cpu']}, {m['cores']} cores, load {m['load']} after; median of {result['rounds']}; {m['date']}; `{' '.join(result['command'])}`",
-        "",
-        "| cold | seconds (min to max) | bar, s | processor, s | peak memory, MiB | bar, MiB |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in result["table"]:
-        spread = f"{row['seconds']:.2f} ({row['seconds_min']:.2f} to {row['seconds_max']:.2f})"
         bars = [f"{row[key]:,}" if row[key] else "" for key in ("bar_seconds", "bar_mib")]
-        lines.append(f"| {row['what']} | {spread} | {bars[0]} | {row['processor_seconds']:.2f} | {row['peak_mib']:,.0f} | {bars[1]} |")
-    return "\n".join(lines)
-
-
-def write_page(text, path):
-    begin, end = "<!-- compile: begin -->", "<!-- compile: end -->"
-    old = path.read_text()
-    head, rest = old.split(begin, 1)
-    tail = rest.split(end, 1)[1]
-    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+        busy, mib = f"{row['processor_seconds']['median']:.2f}", f"{row['mib']['max']:,.0f}"
+        rows.append([row["what"], measure.shown(row["seconds"], ".2f"), bars[0], busy, mib, bars[1]])
+    head = ["cold", "seconds (min to max)", "bar, s", "processor, s", "peak memory, MiB", "bar, MiB"]
+    about = f"{m['cpu']}, {m['cores']} cores, load {m['load']} after; median of {result['rounds']}; {m['date']}; `{result['command']}`"
+    return [about, "", *measure.table(head, rows)]
 
 
 if __name__ == "__main__":

@@ -7,18 +7,16 @@ the processor multiplies bfloat16, torch is measured with Newton–Schulz in bfl
 Rounds are interleaved, one process per configuration and round, so that a slow moment of the
 machine hits all of them; the figure is the median over rounds, the spread its minimum and maximum.
 """
-import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import measure
+
+ROOT = measure.ROOT
 TORCH_PACKAGES = ["torch", "transformers", "safetensors", "numpy"]
 SHAPES = {"k2-tiny": (4, 256), "k2-small": (2, 512)}
 # Name in the table → arguments of torch/bench_train.py.
@@ -56,18 +54,12 @@ def main():
                 samples.append(run)
                 print(progress(run), file=sys.stderr, flush=True)
     result = dict(
-        machine=machine(args, python),
-        command=command_line(),
+        machine=measure.machine(threads=args.threads, peer=versions(python)),
+        command=measure.command_line("bench"),
         table=[row for row in (summary(samples, m, s) for m in args.models for s in sides) if row],
         samples=samples,
     )
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    text = table(result)
-    print(text)
-    if args.update:
-        write_page(text, ROOT / "PERFORMANCE.md")
+    measure.finish(args, "train", result, page(result))
     failed = [s for s in samples if "error" in s]
     sys.exit(1 if failed else 0)
 
@@ -78,37 +70,19 @@ def peers():
 
 
 def processor_flags():
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return {flag for line in info.splitlines() if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
+    return {flag for line in measure.cpuinfo("flags") for flag in line.split()}
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--perilune", default=str(ROOT / "target/release/perilune"), help="the program to measure")
+    parser = measure.options(__doc__, "train", 3)
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12, help="steps a round of ours (torch: at least five)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=60, help="most seconds a round of torch may measure")
     parser.add_argument("--venv", default=os.environ.get("PERILUNE_TORCH_VENV", str(ROOT / "target/torch-venv")))
-    parser.add_argument("--out", default=str(ROOT / "benches/results/train.json"))
-    parser.add_argument("--update", action="store_true", help="write the table into PERFORMANCE.md")
     parser.add_argument("--skip-torch", action="store_true")
     parser.add_argument("--skip-perilune", action="store_true")
     return parser.parse_args()
-
-
-def command_line():
-    """The command as a reader would repeat it."""
-    words, skip = [], False
-    for word in sys.argv[1:]:
-        if word in ("--perilune", "--venv", "--out"):
-            skip = True
-        elif skip:
-            skip = False
-        else:
-            words.append(word)
-    return ["./x", "bench", *words]
 
 
 def torch_python(args):
@@ -123,17 +97,9 @@ def torch_python(args):
 
 def ours(args, model):
     batch, seq = SHAPES[model]
-    with tempfile.TemporaryDirectory() as out:
-        command = [
-            args.perilune, "train", f"models/{model}/train.ron", "--json", "--quiet",
-            "--data", "examples/data/moby-dick.txt", "--out", out, "--eval-every", "0",
-            "--checkpoint-every", "0",
-            "--steps", str(args.steps + WARM_UP_STEPS), "--threads", str(args.threads),
-        ]  # fmt: skip
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            return dict(error=(done.stderr or done.stdout)[-400:])
-        records = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    records = measure.train(args.perilune, model, args.steps + WARM_UP_STEPS, "--threads", str(args.threads))
+    if isinstance(records, str):
+        return dict(error=records)
     run = next(r for r in records if r["kind"] == "run")
     end = next(r for r in records if r["kind"] == "end")
     if run["tokens_per_step"] != batch * seq:
@@ -180,60 +146,36 @@ def summary(samples, model, side):
     good = [s for s in samples if s["model"] == model and s["side"] == side and "error" not in s]
     if not good:
         return None
-    rates = sorted(s["tokens_per_s"] for s in good)
     return dict(
         model=model,
         side=side,
         rounds=len(good),
-        tokens_per_s=statistics.median(rates),
-        tokens_per_s_min=rates[0],
-        tokens_per_s_max=rates[-1],
+        tokens_per_s=measure.spread([s["tokens_per_s"] for s in good]),
         peak_mib=max(s["peak_mib"] for s in good),
         first_call_s=statistics.median(s["first_call_s"] for s in good),
     )
 
 
-def machine(args, python):
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
-    versions = ""
-    if python:
-        code = "import torch, transformers; print('torch', torch.__version__, 'transformers', transformers.__version__)"
-        versions = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
-    return dict(
-        cpu=names[0] if names else platform.machine(),
-        cores=os.cpu_count(),
-        threads=args.threads,
-        system=platform.platform(terse=True),
-        peer=versions,
-        date=datetime.date.today().isoformat(),
-    )
+def versions(python):
+    """Versions of what we are compared with."""
+    if not python:
+        return ""
+    code = "import torch, transformers; print('torch', torch.__version__, 'transformers', transformers.__version__)"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
 
 
-def table(result):
+def page(result):
     m = result["machine"]
-    lines = [
-        f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads; {m['peer'] or 'no peer'}; {m['date']}; `{' '.join(result['command'])}`",
-        "",
-        "| model | side | tokens/s (min to max) | against best torch | peak memory, MiB | first step, s |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in result["table"]:
         peers = [r["tokens_per_s"] for r in result["table"] if r["model"] == row["model"] and r["side"] != OURS]
-        ratio = f"{row['tokens_per_s'] / max(peers):.2f} ×" if peers else ""
-        spread = f"{row['tokens_per_s']:,.0f} ({row['tokens_per_s_min']:,.0f} to {row['tokens_per_s_max']:,.0f})"
-        lines.append(
-            f"| {row['model']} | {row['side']} | {spread} | {ratio} | {row['peak_mib']:,.0f} | {row['first_call_s']:.1f} |"
-        )
-    return "\n".join(lines)
-
-
-def write_page(text, page):
-    begin, end = "<!-- train: begin -->", "<!-- train: end -->"
-    old = page.read_text()
-    head, rest = old.split(begin, 1)
-    tail = rest.split(end, 1)[1]
-    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+        rate, best = row["tokens_per_s"], max((p["median"] for p in peers), default=None)
+        ratio = f"{rate['median'] / best:.2f} ×" if best else ""
+        memory, first = f"{row['peak_mib']:,.0f}", f"{row['first_call_s']:.1f}"
+        rows.append([row["model"], row["side"], measure.shown(rate), ratio, memory, first])
+    head = ["model", "side", "tokens/s (min to max)", "against best torch", "peak memory, MiB", "first step, s"]
+    about = f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads; {m['peer'] or 'no peer'}; {m['date']}; `{result['command']}`"
+    return [about, "", *measure.table(head, rows)]
 
 
 if __name__ == "__main__":

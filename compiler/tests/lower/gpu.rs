@@ -1,4 +1,4 @@
-//! Kernels for GPUs: their PTX, and what their threads compute.
+//! Kernels for GPUs: their PTX, and what it computes in the virtual machine.
 
 use perilune_compiler::lower::{Lowered, Target, lower_kernel};
 use perilune_compiler::mlir::Mlir;
@@ -7,7 +7,7 @@ use perilune_compiler::types::{DType, Type};
 
 use crate::kernels::{column_sum, gather, rms_norm, rope, softmax, swiglu, top_k};
 use crate::make::{arguments, compare};
-use crate::{models, ptxas, random, threads};
+use crate::{models, ptxas, random, vm};
 
 fn lower(kernel: &Kernel, target: Target) -> Lowered {
     lower_kernel(&Mlir::new(), kernel, target).unwrap_or_else(|e| panic!("{e}\n{}", e.reproducer))
@@ -28,11 +28,11 @@ fn check_ptx(kernel: &Kernel) -> Lowered {
     lowered
 }
 
-/// What the threads compute against the evaluation in f64.
-fn check_threads(kernel: &Kernel, seed: u64) {
+/// What the PTX computes against the evaluation in f64.
+fn check_run(kernel: &Kernel, seed: u64) {
     let lowered = lower(kernel, Target::Sm90a);
     let args = arguments(kernel, seed);
-    let got = threads::run(kernel, &lowered, &args);
+    let got = vm::run(kernel, &lowered, &args);
     compare(kernel, &args, &got, &lowered.loops);
 }
 
@@ -93,7 +93,7 @@ fn serial_kernels_become_ptx_and_match() {
     for kernel in kernels {
         let text = check_ptx(&kernel).text;
         assert!(!text.contains(".local"), "no stack: {text}");
-        check_threads(&kernel, 5);
+        check_run(&kernel, 5);
     }
 }
 
@@ -111,50 +111,50 @@ fn wide_accesses_and_approximate_instructions_are_used() {
 #[test]
 fn elements_of_odd_and_zero_sizes_match() {
     for (rows, cols) in [(0, 4), (5, 1), (1, 3), (5, 16), (7, 33), (11, 100), (5, 257)] {
-        check_threads(&swiglu(rows, cols), 7);
-        check_threads(&column_sum(rows, cols), 3);
-        check_threads(&gather(rows, 6, cols), 3);
+        check_run(&swiglu(rows, cols), 7);
+        check_run(&column_sum(rows, cols), 3);
+        check_run(&gather(rows, 6, cols), 3);
     }
     for (nope, half) in [(0, 4), (8, 4), (5, 3), (128, 32), (3, 0)] {
-        check_threads(&rope(9, 2, nope, half), 3);
+        check_run(&rope(9, 2, nope, half), 3);
     }
-    check_threads(&top_k(70, 33, 8), 3);
-    check_threads(&top_k(5, 40, 12), 3);
+    check_run(&top_k(70, 33, 8), 3);
+    check_run(&top_k(5, 40, 12), 3);
 }
 
 #[test]
 fn rows_of_a_warp_match() {
     for (rows, cols) in [(0, 4), (1, 1), (5, 3), (9, 16), (3, 100), (2, 257), (2, 1024)] {
-        check_threads(&rms_norm(rows, cols), 7);
-        check_threads(&softmax(rows, cols), 3);
+        check_run(&rms_norm(rows, cols), 7);
+        check_run(&softmax(rows, cols), 3);
     }
 }
 
 #[test]
 fn rows_of_a_block_match() {
     for (rows, cols) in [(1, 1025), (2, 1100)] {
-        check_threads(&rms_norm(rows, cols), 7);
-        check_threads(&softmax(rows, cols), 3);
+        check_run(&rms_norm(rows, cols), 7);
+        check_run(&softmax(rows, cols), 3);
     }
 }
 
 #[test]
-fn random_kernels_match_on_threads() {
+fn random_kernels_match_in_the_virtual_machine() {
     let mut seed = 1u64;
     for _ in 0..120 {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        check_threads(&random::kernel(seed), seed);
+        check_run(&random::kernel(seed), seed);
     }
 }
 
 #[test]
-fn the_kernels_of_k2_nano_match_on_threads() {
+fn the_kernels_of_k2_nano_match_in_the_virtual_machine() {
     let program = models::program("k2-nano");
     let mut checked = 0;
     for kernel in program.kernels.iter().filter(|k| models::has_loops(k)) {
         let lowered = lower(kernel, Target::Sm90a);
         let args = models::fitting(kernel);
-        compare(kernel, &args, &threads::run(kernel, &lowered, &args), &lowered.loops);
+        compare(kernel, &args, &vm::run(kernel, &lowered, &args), &lowered.loops);
         checked += 1;
     }
     assert!(checked > 50, "{checked} kernels");

@@ -1,7 +1,7 @@
 //! Error of the elementary functions as GPUs compute them.
 //!
-//! The approximate instructions are replaced by exact ones here, so what is measured is the error
-//! of the formulas around them; the instructions add at most 2^-22.
+//! The virtual machine's approximate instructions are nearly exact, so what is measured is the error
+//! of the formulas around them; a GPU's instructions add at most 2^-22.
 
 use perilune_compiler::lower::{Target, lower_kernel};
 use perilune_compiler::mlir::Mlir;
@@ -11,9 +11,9 @@ use perilune_compiler::types::DType;
 
 use crate::make::Make;
 use crate::math::spread;
-use crate::threads;
+use crate::vm;
 
-/// Results of a function over inputs, through the threads of a kernel.
+/// Results of a function over inputs, through the PTX of a kernel.
 fn apply(f: Unary, inputs: &[f32]) -> Vec<f64> {
     let mut m = Make::default();
     let n = inputs.len() as u64;
@@ -25,7 +25,7 @@ fn apply(f: Unary, inputs: &[f32]) -> Vec<f64> {
     let kernel = m.kernel("f", &[y]);
     let lowered = lower_kernel(&Mlir::new(), &kernel, Target::Sm90a).expect("lowers");
     let arg = Tensor { shape: vec![n], data: inputs.iter().map(|x| f64::from(*x)).collect() };
-    threads::run(&kernel, &lowered, &[arg]).remove(0).data
+    vm::run(&kernel, &lowered, &[arg]).remove(0).data
 }
 
 /// Checks each result against a bound that depends on the input and the exact value.
@@ -114,7 +114,7 @@ fn powers_and_remainders_match() {
             data: (0..n).map(|i| (i * 7919 % 97) as f64 / 8.0 + 0.5).collect(),
         },
     ];
-    let got = threads::run(&kernel, &lowered, &args);
+    let got = vm::run(&kernel, &lowered, &args);
     for (i, (x, y)) in args[0].data.iter().zip(&args[1].data).enumerate() {
         let (want, size) = (x.powf(*y), (x.ln() * y).abs());
         let error = (got[0].data[i] - want).abs();

@@ -11,4 +11,4 @@ mod math;
 mod ptxas;
 mod random;
 mod snapshots;
-mod threads;
+mod vm;

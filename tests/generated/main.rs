@@ -7,4 +7,3 @@ mod contract;
 mod machine;
 mod ragged;
 mod reference;
-mod step;

@@ -9,20 +9,16 @@
 use crate::program::{Generic, Kernel, OpKind, V};
 
 /// Whether writing `result` over parameter `param`, element by element, leaves every result of the
-/// kernel right: all of them read the parameter at their own position only, and have as many
-/// elements as it.
+/// kernel right. All that read the parameter read it at their own position, and share the loop that
+/// writes: results of one shape do, others run before or after it, or in other blocks.
 pub fn can_overwrite(kernel: &Kernel, param: usize, result: usize) -> bool {
-    let elems = kernel.params[param].elems();
-    let same_type = kernel.params[param].dtype == kernel.ty(kernel.results[result]).dtype;
-    same_type
-        && kernel.results.iter().enumerate().all(|(i, v)| {
-            let reads = reads(kernel, *v, V(param as u32));
-            let aligned = kernel.ty(*v).elems() == elems;
-            match reads {
-                Reads::No => i != result || aligned,
-                Reads::OwnPosition => aligned,
-                Reads::Anywhere => false,
-            }
+    let (old, new) = (&kernel.params[param], kernel.ty(kernel.results[result]));
+    old.dtype == new.dtype
+        && old.elems() == new.elems()
+        && kernel.results.iter().all(|v| match reads(kernel, *v, V(param as u32)) {
+            Reads::No => true,
+            Reads::OwnPosition => kernel.ty(*v).shape == new.shape,
+            Reads::Anywhere => false,
         })
 }
 
@@ -76,4 +72,39 @@ fn is_identity(generic: &Generic, operand: usize) -> bool {
         map.len() == generic.out.len() && map.iter().zip(&generic.out).all(|(m, o)| *m == Some(*o))
     };
     whole && map.is_some_and(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::generic::{body_of, elementwise};
+    use crate::program::KernelOp;
+    use crate::types::{DType, Type};
+
+    /// Adds a sum of two values of one shape.
+    fn add(kernel: &mut Kernel, x: V, y: V) -> V {
+        let ty = kernel.ty(x).clone();
+        let body = body_of(2, |b, v| b.add(v[0], v[1]));
+        let kind = OpKind::Generic(elementwise(&ty.shape, 2, body));
+        kernel.ops.push(KernelOp { kind, operands: vec![x, y], results: vec![ty] });
+        V((kernel.params.len() + kernel.ops.len()) as u32 - 1)
+    }
+
+    #[test]
+    fn a_result_is_not_written_over_what_a_result_of_another_shape_reads() {
+        let params = vec![Type::new(DType::f32, [256]); 2];
+        let mut kernel = Kernel { name: "k".into(), params, ops: Vec::new(), results: Vec::new() };
+        let first = add(&mut kernel, V(0), V(1));
+        let second = add(&mut kernel, first, V(1));
+        kernel.results = vec![first, second];
+        assert!(can_overwrite(&kernel, 1, 0), "both are written in one loop");
+        let column = vec![Type::new(DType::f32, [256, 1])];
+        kernel.ops.push(KernelOp {
+            kind: OpKind::Reshape,
+            operands: vec![second],
+            results: column,
+        });
+        kernel.results[1] = V(4);
+        assert!(!can_overwrite(&kernel, 1, 0), "the other is read in a loop of its own");
+    }
 }

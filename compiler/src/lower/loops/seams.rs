@@ -6,7 +6,7 @@
 //! # Invariants
 //! - Both are optimisations: without them the generated code selects and divides, and is right.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::program::{Kernel, KernelOp, OpKind, V};
 
@@ -131,35 +131,29 @@ pub(crate) fn cuts(kernel: &Kernel, root: V, dim: usize) -> Vec<i64> {
     }
 }
 
+/// What a result's dimensions are split into, where they are.
+type Parts = Vec<Option<Vec<u64>>>;
+
 /// The kernel with its results as the shapes its inner reshapes split them into, extents of 1 left
-/// out.
+/// out. Results of one shape are split alike, so they stay in one loop.
 pub(crate) fn refined(kernel: &Kernel) -> Kernel {
     let mut out = kernel.clone();
+    let mut known: BTreeMap<Vec<u64>, Parts> = BTreeMap::new();
+    for root in &kernel.results {
+        let shape = &kernel.ty(*root).shape;
+        let parts = known.entry(shape.clone()).or_insert_with(|| vec![None; shape.len()]);
+        split(kernel, *root, parts);
+    }
     for k in 0..kernel.results.len() {
         let root = kernel.results[k];
-        let shape = kernel.ty(root).shape.clone();
-        let mut parts: Vec<Option<Vec<u64>>> = vec![None; shape.len()];
-        walk(kernel, root, &mut |op, at| {
-            if !matches!(op.kind, OpKind::Reshape) {
-                return;
-            }
-            let from = &kernel.ty(op.operands[0]).shape;
-            for (outer, inner) in reshape_groups(&op.results[0].shape, from) {
-                let ([o], true) = (outer.as_slice(), inner.len() > 1) else { continue };
-                if let Some((d, 0)) = at[*o]
-                    && shape[d] == op.results[0].shape[*o]
-                {
-                    parts[d].get_or_insert_with(|| inner.iter().map(|i| from[*i]).collect());
-                }
-            }
-        });
+        let shape = &kernel.ty(root).shape;
+        let parts = &known[shape];
         if parts.iter().all(Option::is_none) && !shape.contains(&1) {
             continue;
         }
-        let split: Vec<u64> = parts
-            .into_iter()
-            .zip(&shape)
-            .flat_map(|(p, extent)| p.unwrap_or_else(|| vec![*extent]))
+        let whole = parts.iter().zip(shape);
+        let split: Vec<u64> = whole
+            .flat_map(|(p, extent)| p.clone().unwrap_or_else(|| vec![*extent]))
             .filter(|extent| *extent != 1)
             .collect();
         let ty = crate::types::Type::new(kernel.ty(root).dtype, split);
@@ -167,6 +161,25 @@ pub(crate) fn refined(kernel: &Kernel) -> Kernel {
         out.results[k] = V((out.params.len() + out.ops.len()) as u32 - 1);
     }
     out
+}
+
+/// Notes what the reshapes behind a result split its dimensions into, where nothing is noted yet.
+fn split(kernel: &Kernel, root: V, parts: &mut Parts) {
+    let shape = &kernel.ty(root).shape;
+    walk(kernel, root, &mut |op, at| {
+        if !matches!(op.kind, OpKind::Reshape) {
+            return;
+        }
+        let from = &kernel.ty(op.operands[0]).shape;
+        for (outer, inner) in reshape_groups(&op.results[0].shape, from) {
+            let ([o], true) = (outer.as_slice(), inner.len() > 1) else { continue };
+            if let Some((d, 0)) = at[*o]
+                && shape[d] == op.results[0].shape[*o]
+            {
+                parts[d].get_or_insert_with(|| inner.iter().map(|i| from[*i]).collect());
+            }
+        }
+    });
 }
 
 #[cfg(test)]

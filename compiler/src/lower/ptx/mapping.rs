@@ -2,8 +2,11 @@
 //!
 //! # Invariants
 //! - Every result belongs to one part; the blocks of the parts follow each other in the grid.
+//! - Results of one shape are in one part, as writing over an operand relies on.
 //! - Parts with a reduction along contiguous memory give each row to a team: a warp, or, for long
 //!   rows, a whole block. All others give each thread elements of its own.
+
+use indexmap::IndexMap;
 
 use super::WARP;
 use crate::lower::loops::is_horizontal;
@@ -50,24 +53,25 @@ pub(crate) enum Mapping {
 
 /// Decides for a kernel.
 pub(crate) fn decide(kernel: &Kernel) -> Vec<Part> {
+    let mut alike: IndexMap<&[u64], Vec<usize>> = IndexMap::new();
+    for (k, result) in kernel.results.iter().enumerate() {
+        alike.entry(shape(kernel, *result)).or_default().push(k);
+    }
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    for k in 0..kernel.results.len() {
-        match groups.iter_mut().find(|g| joins(kernel, g, k)) {
-            Some(group) => group.push(k),
-            None => groups.push(vec![k]),
+    for results in alike.into_values() {
+        match groups.iter_mut().find(|g| joins(kernel, g, &results)) {
+            Some(group) => group.extend(results),
+            None => groups.push(results),
         }
     }
+    groups.iter_mut().for_each(|g| g.sort_unstable());
     groups.into_iter().map(|results| part(kernel, results)).collect()
 }
 
-/// Whether a result shares the threads of a group: equal shapes, or equal rows.
-fn joins(kernel: &Kernel, group: &[usize], k: usize) -> bool {
+/// Whether results of one shape share the threads of a group: they have equal rows.
+fn joins(kernel: &Kernel, group: &[usize], results: &[usize]) -> bool {
     let of = |k: usize| kernel.results[k];
-    let first = of(group[0]);
-    if shape(kernel, first) == shape(kernel, of(k)) {
-        return true;
-    }
-    let all: Vec<usize> = group.iter().copied().chain([k]).collect();
+    let all: Vec<usize> = group.iter().chain(results).copied().collect();
     let rows: Vec<Option<usize>> = all.iter().map(|k| team_rows(kernel, of(*k))).collect();
     let Some(needed) = rows.iter().flatten().max() else { return false };
     let shapes: Vec<&[u64]> = all.iter().map(|k| shape(kernel, of(*k))).collect();

@@ -49,6 +49,32 @@ fn row_sums_and_column_sums_are_parts_of_their_own() {
 }
 
 #[test]
+fn results_of_one_shape_are_one_part_whatever_stands_between_them() {
+    // The row sums, a copy of the matrix, and each element less the sum of its row.
+    let mut kernel = sums([16, 24], &[0]);
+    let mut less = Body::default();
+    let (x, sum) = (less.arg(0), less.arg(1));
+    let difference = less.sub(x, sum);
+    less.results.push(difference);
+    let mut copy = Body::default();
+    let arg = copy.arg(0);
+    copy.results.push(arg);
+    let all = || vec![Some(0), Some(1)];
+    for (body, maps, operands) in
+        [(copy, vec![all()], vec![V(0)]), (less, vec![all(), vec![Some(0)]], vec![V(0), V(1)])]
+    {
+        let (extents, out) = (vec![16, 24], vec![0, 1]);
+        let kind = OpKind::Generic(Generic { extents, maps, out, combine: None, body });
+        let results = vec![Type::new(DType::f32, [16, 24])];
+        kernel.ops.push(KernelOp { kind, operands, results });
+    }
+    kernel.results = vec![V(1), V(2), V(3)];
+    let parts = decide(&kernel);
+    let of = |k: usize| parts.iter().position(|p| p.results.contains(&k));
+    assert_eq!(of(1), of(2), "{parts:?}");
+}
+
+#[test]
 fn a_name_ptx_would_mangle_is_refused() {
     let mut kernel = sums([2, 2], &[0]);
     assert!(map(&kernel).is_ok());

@@ -30,9 +30,11 @@ pub(super) fn contract(
     let b = trace(kernel, rhs).ok_or_else(|| not_a_view(kernel, rhs))?;
     let shape = &kernel.ops[op].results[0].shape;
     let groups = Groups::new(dims, &a, &b, shape);
-    let symmetric = args[a.param] == args[b.param] && a.offset == b.offset && groups.mirrored();
+    let alike = args[a.param] == args[b.param] && a.offset == b.offset && groups.mirrored();
     let Groups { mut batch, mut m, mut n, mut k } = groups;
     let (row, column, depth) = (take_largest(&mut m), take_largest(&mut n), take_largest(&mut k));
+    // Rows and columns left over become items of the batch, which are not symmetric one by one.
+    let symmetric = alike && m.is_empty() && n.is_empty();
     batch.extend(m);
     batch.extend(n);
     Ok(plan::Contract {

@@ -130,6 +130,8 @@ fn binary_float(f: Binary, x: f64, y: f64) -> f64 {
         Binary::Max => x.max(y),
         Binary::Min if x.is_nan() || y.is_nan() => f64::NAN,
         Binary::Min => x.min(y),
+        // The standard's 1^NaN = 1 would hide the NaN.
+        Binary::Pow if y.is_nan() => f64::NAN,
         Binary::Pow => x.powf(y),
         Binary::And | Binary::Or | Binary::Xor | Binary::Shl | Binary::Shr | Binary::MulHiU => {
             f64::from(binary_i32(f, x as i32, y as i32))

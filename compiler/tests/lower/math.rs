@@ -106,26 +106,40 @@ fn sin_and_cos_are_within_1e7_up_to_200000() {
     }
 }
 
-#[test]
-fn pow_is_within_one_ulp() {
+/// `xʸ` through the JIT.
+fn powers(bases: &[f32], exponents: &[f32]) -> Vec<f32> {
     let mlir = Mlir::new();
     let mut m = Make::default();
-    let n = 200_003;
+    let n = bases.len() as u64;
     let (x, y) = (m.param(DType::f32, &[n]), m.param(DType::f32, &[n]));
     let z = m.generic((&[n], &["a", "a"], "a", None), &[x, y], |b| {
         let (x, y) = (b.arg(0), b.arg(1));
         b.binary(Binary::Pow, x, y)
     });
     let kernel = m.kernel("pow", &[z]);
-    let bases = spread(1e-5, 1e6, n as u32);
-    let exponent = |i: usize| ((i * 7919) % 2000) as f32 / 400.0 - 2.5;
-    let args = [
-        Tensor { shape: vec![n], data: bases.iter().map(|x| f64::from(*x)).collect() },
-        Tensor { shape: vec![n], data: (0..n as usize).map(|i| f64::from(exponent(i))).collect() },
-    ];
+    let args = [bases, exponents]
+        .map(|x| Tensor { shape: vec![n], data: x.iter().map(|x| f64::from(*x)).collect() });
     let out = run(&kernel, &lower(&mlir, &kernel), &args);
-    for (i, z) in out[0].data.iter().enumerate() {
-        let want = args[0].data[i].powf(args[1].data[i]);
-        assert!(ulps(*z as f32, want) <= 1.0, "{}^{} = {z}, not {want}", bases[i], exponent(i));
+    out[0].data.iter().map(|z| *z as f32).collect()
+}
+
+#[test]
+fn pow_is_within_one_ulp() {
+    let bases = spread(1e-5, 1e6, 200_003);
+    let exponents: Vec<f32> =
+        (0..bases.len()).map(|i| ((i * 7919) % 2000) as f32 / 400.0 - 2.5).collect();
+    for ((x, y), z) in bases.iter().zip(&exponents).zip(powers(&bases, &exponents)) {
+        let want = f64::from(*x).powf(f64::from(*y));
+        assert!(ulps(z, want) <= 1.0, "{x}^{y} = {z}, not {want}");
     }
+}
+
+#[test]
+fn pow_of_what_is_unknown_is_unknown() {
+    let nan = f32::NAN;
+    let bases = [nan, nan, 2.0, 0.0, f32::INFINITY, -1.0, 1.0];
+    let exponents = [0.7, -2.5, nan, nan, nan, nan, nan];
+    let found = powers(&bases, &exponents);
+    assert!(found.iter().all(|z| z.is_nan()), "{found:?}");
+    assert_eq!(powers(&[nan, 0.0, f32::INFINITY], &[0.0, 0.0, 0.0]), [1.0; 3]);
 }

@@ -3,7 +3,7 @@
 //! Error at most 1 ulp. Defined for x ≥ 0; a negative base gives NaN.
 //!
 //! # Invariants
-//! - `x⁰ = 1`, `0ʸ` is 0 for y > 0 and +∞ for y < 0.
+//! - `x⁰ = 1`, `0ʸ` is 0 for y > 0 and +∞ for y < 0; else NaN in x or y gives NaN.
 
 use super::builder::{Builder, Name, hex_f64};
 
@@ -95,6 +95,8 @@ impl Builder {
         let at_inf = self.blend(&rising, &inf, &zero);
         let is_inf = self.two("fcmp eq", x, &inf);
         let power = self.blend(&is_inf, &at_inf, &power);
+        let unknown = self.two("fcmp uno", x, y);
+        let power = self.blend(&unknown, &nan, &power);
         let no_exponent = self.two("fcmp eq", y, &zero);
         self.blend(&no_exponent, &one, &power)
     }

@@ -55,7 +55,8 @@ pub enum Binary {
     Rem,
     Max,
     Min,
-    /// Float only: x^y for x > 0, or any x when y is a constant integer (expanded by the builder).
+    /// Float only: x^y for x ≥ 0. The builder makes other operations of a constant integer y, so
+    /// that x may be negative.
     Pow,
     And,
     Or,

@@ -6,7 +6,7 @@
 use super::{Binary, Body, Cmp, S, ScalarOp, Unary, eval};
 use crate::types::DType;
 
-/// Largest exponent that [`Body::pow`] expands to multiplications.
+/// Largest exponent that [`Body::pow`] expands to multiplications: each rounds once more.
 const MAX_EXPANDED_EXPONENT: f64 = 16.0;
 
 impl Body {
@@ -83,7 +83,8 @@ impl Body {
         self.combine(Binary::Div, x, y)
     }
 
-    /// `x ^ y`: integer exponents become multiplications, ±½ becomes (r)sqrt.
+    /// `x ^ y`: small integer exponents become multiplications, large ones a power of `|x|` with the
+    /// sign put back, ±½ becomes (r)sqrt.
     pub fn pow(&mut self, x: S, y: S) -> S {
         let Some((exponent, ty)) = self.constant(y) else { return self.binary(Binary::Pow, x, y) };
         if exponent == 0.5 {
@@ -92,8 +93,11 @@ impl Body {
         if exponent == -0.5 {
             return self.apply(Unary::Rsqrt, x);
         }
-        if exponent.fract() != 0.0 || exponent.abs() > MAX_EXPANDED_EXPONENT {
+        if exponent.fract() != 0.0 || !exponent.is_finite() {
             return self.binary(Binary::Pow, x, y);
+        }
+        if exponent.abs() > MAX_EXPANDED_EXPONENT {
+            return self.signed_power(x, (exponent, y), ty);
         }
         let power = self.integer_power(x, exponent.abs() as u32, ty);
         if exponent >= 0.0 {
@@ -101,6 +105,19 @@ impl Body {
         }
         let one = self.number(1.0, ty);
         self.div(one, power)
+    }
+
+    /// `x ^ n` for an integer `n`, by the power of `|x|`.
+    fn signed_power(&mut self, x: S, (exponent, n): (f64, S), ty: DType) -> S {
+        let size = self.apply(Unary::Abs, x);
+        let power = self.binary(Binary::Pow, size, n);
+        if exponent % 2.0 == 0.0 {
+            return power;
+        }
+        let zero = self.number(0.0, ty);
+        let negative = self.compare(Cmp::Lt, x, zero);
+        let mirrored = self.apply(Unary::Neg, power);
+        self.select(negative, mirrored, power)
     }
 
     /// By squaring, lowest bit first.
@@ -182,6 +199,28 @@ mod tests {
         assert_eq!(b.ops.iter().filter(|o| matches!(o, ScalarOp::Binary(..))).count(), 3);
         let y = eval::Evaluator::new(&b, &[DType::f32], &[]).run(&[1.5], &[], &|_, _| 0.0);
         assert_eq!(y, [1.5f64.powi(5)]);
+    }
+
+    #[test]
+    fn a_large_integer_power_takes_a_negative_base() {
+        for (exponent, value) in
+            [(20.0, 1_048_576.0), (21.0, -2_097_152.0), (-19.0, -0.5f64.powi(19))]
+        {
+            let mut b = Body::default();
+            let x = b.arg(0);
+            let n = b.float(exponent, DType::f32);
+            let p = b.pow(x, n);
+            b.results.push(p);
+            let b = b.pruned(&b.results);
+            let base = |op: &ScalarOp| match op {
+                ScalarOp::Binary(Binary::Pow, x, _) => Some(b.ops[x.0 as usize].clone()),
+                _ => None,
+            };
+            let bases: Vec<ScalarOp> = b.ops.iter().filter_map(base).collect();
+            assert!(matches!(bases[..], [ScalarOp::Unary(Unary::Abs, _)]), "{bases:?}");
+            let y = eval::Evaluator::new(&b, &[DType::f32], &[]).run(&[-2.0], &[], &|_, _| 0.0);
+            assert_eq!(y, [value]);
+        }
     }
 
     #[test]

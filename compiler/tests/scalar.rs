@@ -65,6 +65,33 @@ fn expressions_have_their_values() {
 }
 
 #[test]
+fn softplus_has_its_slope_at_zero_and_far_out() {
+    let (f, _) = body("softplus(x)").expect("fits");
+    let slope = derivative(&f, &ARGS, &[], 0).expect("depends on x");
+    let args = [ARGS.as_slice(), &[DType::f64]].concat();
+    for (x, value, want) in [
+        (0.0, 2f64.ln(), 0.5),
+        (-0.0, 2f64.ln(), 0.5),
+        (900.0, 900.0, 1.0),
+        (-900.0, 0.0, 0.0),
+        (f64::INFINITY, f64::INFINITY, 1.0),
+        (f64::NEG_INFINITY, 0.0, 0.0),
+    ] {
+        assert_eq!(self::value("softplus(x)", x, 0.0), value, "at {x}");
+        let mut slope = Evaluator::new(&slope, &args, &[]);
+        let found = slope.run(&[x, 0.0, 5.0, 1.5, 1.0], &[3], &|_, _| 0.0)[0];
+        assert_eq!(found, want, "the slope at {x}");
+    }
+}
+
+#[test]
+fn an_integer_power_takes_any_base() {
+    assert_eq!(value("x^20", -2.0, 0.0), 1_048_576.0);
+    assert_eq!(value("x^21 + x^-17", -1.0, 0.0), -2.0);
+    assert_eq!(value("x^21", 0.0, 0.0), 0.0);
+}
+
+#[test]
 fn constants_fold_and_cost_nothing() {
     let (b, ty) = body("sqrt(two * 8) + log(1) + (1 / 3) * 0").expect("fits");
     assert_eq!((b.ops.len(), ty), (1, DType::f32));

@@ -386,12 +386,13 @@ impl Elaborator<'_> {
     }
 }
 
-/// `max(x, 0) + log(1 + exp(-|x|))`: no overflow.
+/// `max(0, x) + log(1 + exp(-|x|))`: no overflow. `min(x, -x)` is `-|x|` with a slope of 1 at 0,
+/// which makes the slope of the whole ½ there.
 fn softplus(b: &mut Body, x: S, ty: DType) -> S {
     let (zero, one) = (b.number(0.0, ty), b.number(1.0, ty));
     let positive = b.combine(Binary::Max, zero, x);
-    let size = b.apply(Unary::Abs, x);
-    let negative = b.apply(Unary::Neg, size);
+    let mirrored = b.apply(Unary::Neg, x);
+    let negative = b.combine(Binary::Min, x, mirrored);
     let small = b.apply(Unary::Exp, negative);
     let sum = b.add(one, small);
     let log = b.apply(Unary::Log, sum);

@@ -177,6 +177,46 @@ fn a_loss_scale_and_recomputation_change_no_gradient() {
 }
 
 #[test]
+fn recomputation_takes_memory_from_the_step() {
+    let layer = |n: usize| {
+        format!(
+            r#"("u{n}", Einsum("b d, e d -> b e", ["h{n}", "up"])),
+               ("a{n}", Map("tanh(u{n}) * u{n}")),
+               ("h{}", Einsum("b e, d e -> b d", ["a{n}", "down"])),"#,
+            n + 1
+        )
+    };
+    let layers: String = (0..4).map(layer).collect();
+    let model = format!(
+        r#"Model(
+            dims: {{ "batch": 64, "dim": 16, "wide": 256 }},
+            inputs: {{ "h0": [batch, dim] }},
+            params: {{ "up": Param([wide, dim]), "down": Param([dim, wide]) }},
+            nodes: [{layers} ("loss", Reduce(Mean, "h4[b d] * h4[b d]", over: "b d"))],
+            outputs: {{ "loss": "loss" }},
+        )"#
+    );
+    let arena = |recompute: &str| {
+        let text = format!(
+            r#"Train(
+                imports: {{ "Optim": "sgd.ron" }},
+                model: "model.ron",
+                nodes: [("lr", Fill(0.5, []))],
+                loss: "loss",
+                optimizer: Optim(lr: "lr"),
+                recompute: [{recompute}],
+            )"#
+        );
+        let spec = train(library().with("t/model.ron", &model).with("t/train.ron", text));
+        let program = compile(&spec, Target::Cpu).expect("it compiles").program;
+        let step = program.entries.iter().find(|e| e.name == "train_step").expect("a step");
+        step.layout.as_ref().expect("bufferised").arena_bytes
+    };
+    let (kept, again, activation) = (arena(""), arena(r#""a*""#), 64 * 256 * 4);
+    assert!(again + 2 * activation <= kept, "{again} bytes instead of {kept}");
+}
+
+#[test]
 fn clipping_scales_all_gradients_by_the_bound_over_their_norm() {
     let plain = step(&small(""), &[]);
     let grad = &plain["grad/w"].data;

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::{drop_unused_kernels, renumber};
+use super::{drop_unused_kernels, is_recomputed, renumber};
 use crate::program::{EntryFn, Kernel, Program, Slot};
 
 /// Runs the pass.
@@ -28,8 +28,7 @@ fn merge_equal_calls(entry: &mut EntryFn, kernels: &[Kernel]) {
     let mut kept = Vec::with_capacity(entry.calls.len());
     for mut call in std::mem::take(&mut entry.calls) {
         call.args.iter_mut().for_each(|a| *a = slots[a.0 as usize]);
-        // A value that is made again on purpose must not become the first one.
-        if call.nodes.iter().any(|n| n.ends_with("/recompute")) {
+        if is_recomputed(&call) {
             kept.push(call);
             continue;
         }

@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 use super::bufferise::is_alias;
 use super::facts::{Facts, Shape};
 use super::order::Groups;
-use super::renumber;
+use super::{is_recomputed, renumber};
 use crate::program::rows::{finished_rows, row_aligned};
 use crate::program::{Decision, EntryFn, Kernel, Program, Reason, Rule, Slot};
 
@@ -147,6 +147,9 @@ impl Marker<'_> {
 
     fn judge(&self, host: usize, reader: usize, rows: &[u64]) -> Reason {
         let call = &self.entry.calls[reader];
+        if is_recomputed(call) && !is_recomputed(&self.entry.calls[host]) {
+            return Reason::MadeAgain;
+        }
         let kernel = &self.kernels[call.kernel as usize];
         match &self.facts[call.kernel as usize].shape {
             Shape::Other | Shape::Columns => return Reason::NotFusable,

@@ -12,6 +12,7 @@
 //! - Greedy in call order, so the outcome depends on the program alone.
 //! - A reduction is computed once per row: who reads it in its group reads it at its own row.
 //! - Contractions, attention and serial kernels are never merged here.
+//! - What is recomputed for the backward pass is not merged into what the forward pass makes.
 
 mod calls;
 mod judge;
@@ -21,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use super::facts::Facts;
 use super::merge::Interner;
 use super::order::Groups;
-use super::{drop_unused_kernels, renumber};
+use super::{drop_unused_kernels, is_recomputed, renumber};
 use crate::program::{Decision, EntryFn, Program, Reason, Rule, Slot};
 
 /// Runs the pass.
@@ -120,7 +121,12 @@ impl<'a> Fuser<'a> {
                 if a == b || !both {
                     continue;
                 }
-                let reason = self.judge_siblings(a, b);
+                let [first, second] =
+                    [pair[0], pair[1]].map(|c| is_recomputed(&self.entry.calls[c]));
+                let reason = match first == second {
+                    true => self.judge_siblings(a, b),
+                    false => Reason::MadeAgain,
+                };
                 self.decide(Rule::Sibling, reason, pair[0], pair[1], self.bytes[&slot]);
             }
         }

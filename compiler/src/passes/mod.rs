@@ -18,7 +18,13 @@ mod merge;
 mod order;
 pub mod pointwise;
 
-use crate::program::{EntryFn, Kernel, Program, Slot};
+use crate::program::{Call, EntryFn, Kernel, Program, Slot};
+
+/// Whether all a call does is done again on purpose: it must not become the call that did it first,
+/// nor run beside it.
+pub(crate) fn is_recomputed(call: &Call) -> bool {
+    !call.nodes.is_empty() && call.nodes.iter().all(|n| n.ends_with("/recompute"))
+}
 
 /// Numbers slots in call order again, after a pass moved or dropped calls.
 pub fn renumber(entry: &mut EntryFn, kernels: &[Kernel]) {

@@ -45,6 +45,8 @@ pub enum Reason {
     Taken,
     /// F10: the contraction packs its operand from memory either way, so a prologue saves nothing.
     PackedFromMemory,
+    /// F11: what is recomputed for the backward pass would run, and be kept, in the forward pass.
+    MadeAgain,
 }
 
 impl Rule {
@@ -85,6 +87,7 @@ impl Reason {
         Reason::Recomputed,
         Reason::Taken,
         Reason::PackedFromMemory,
+        Reason::MadeAgain,
     ];
 
     /// Its code, `F03`.
@@ -101,6 +104,7 @@ impl Reason {
             Reason::Recomputed => "F08",
             Reason::Taken => "F09",
             Reason::PackedFromMemory => "F10",
+            Reason::MadeAgain => "F11",
         }
     }
 
@@ -120,6 +124,7 @@ impl Reason {
             }
             Reason::Taken => "one of them already runs together with another",
             Reason::PackedFromMemory => "the contraction packs its operand from memory either way",
+            Reason::MadeAgain => "what is recomputed would be made beside the first and kept",
         }
     }
 }

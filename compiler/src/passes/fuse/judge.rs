@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Fuser;
 use crate::passes::facts::{Facts, Shape};
+use crate::passes::is_recomputed;
 use crate::program::rows::row_aligned;
 use crate::program::{Reason, Rule, Slot};
 
@@ -47,6 +48,10 @@ impl Fuser<'_> {
         let (p, c) = (&self.facts[a], &self.facts[b]);
         if p.shape == Shape::Columns {
             return Reason::NotFusable;
+        }
+        let made_again = |call: usize| is_recomputed(&self.entry.calls[call]);
+        if made_again(consumer) && !made_again(producer) {
+            return Reason::MadeAgain;
         }
         let kernel = self.kernels.get(self.entry.calls[consumer].kernel);
         let param = self.entry.calls[consumer].args.iter().position(|s| *s == slot).unwrap_or(0);

@@ -33,10 +33,13 @@ use crate::types::{DType, Type};
 pub(super) fn check(cx: &mut Cx, spec: &TrainSpec) {
     let Precision { storage, compute, accumulate, .. } = &spec.precision;
     let narrow = |dtype: &DType| matches!(dtype, DType::f32 | DType::bf16);
-    let why = match (narrow(storage), narrow(compute), accumulate) {
-        (true, true, DType::f32) => return,
-        (true, true, _) => "sums are f32",
-        (_, _, _) => "values are f32 or bf16",
+    let why = match (storage, compute, accumulate) {
+        (s, c, _) if !narrow(s) || !narrow(c) => "values are f32 or bf16",
+        (_, _, a) if *a != DType::f32 => "sums are f32",
+        (DType::f32, DType::bf16, _) => {
+            "a product of bf16 is rounded to bf16, so it is stored as such"
+        }
+        _ => return,
     };
     let span = spec.precision_span.unwrap_or(spec.span);
     let headline = "this precision is not available";
@@ -135,6 +138,7 @@ impl Rewrite<'_> {
             Op::RaggedEinsum(_) | Op::Attention(_) | Op::AttentionGrad(_) => Role::Product,
             Op::Map(_) => Role::Body { reduces: false },
             Op::Reduce(_) => Role::Body { reduces: true },
+            Op::Einsum(e) if e.sums() => Role::Wide { narrow_again: false },
             // The gradient of a gather adds rows up, unless an inverse says who reads each.
             Op::Gather(_) if node.operands.len() == 2 => {
                 let table = node.operands[0];

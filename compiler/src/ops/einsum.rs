@@ -93,9 +93,14 @@ impl Einsum {
         Generic { extents, maps, out: self.out.clone(), combine, body }
     }
 
-    fn contracts(&self) -> bool {
+    /// Whether anything is summed.
+    pub(crate) fn sums(&self) -> bool {
         let n = self.operands.iter().flatten().chain(&self.out).max().map_or(0, |m| m + 1);
-        self.operands.len() == 2 && self.out.len() < n as usize
+        self.out.len() < n as usize
+    }
+
+    fn contracts(&self) -> bool {
+        self.operands.len() == 2 && self.sums()
     }
 }
 

@@ -14,6 +14,7 @@ use perilune_compiler::interpret;
 use perilune_compiler::lower::Target;
 use perilune_compiler::ops::Rng;
 use perilune_compiler::program::ResultTarget;
+use perilune_compiler::source::Loader;
 use perilune_compiler::tensor::Tensor;
 use perilune_plan::StepOp;
 
@@ -174,6 +175,79 @@ fn a_loss_scale_and_recomputation_change_no_gradient() {
         let copies = graph.nodes.values().filter(|n| n.origin.path.ends_with("/recompute")).count();
         assert_eq!(copies > 0, settings.starts_with("recompute"));
     }
+}
+
+/// [`MODEL`] with other text in a place.
+fn changed_model(from: &str, to: &str) -> String {
+    assert!(MODEL.contains(from), "{from}");
+    MODEL.replace(from, to)
+}
+
+#[test]
+fn a_truth_value_holds_for_a_step_where_it_holds_for_any_micro_batch() {
+    let model = changed_model(r#"("sharp","#, r#"("hot", Map("h > 0.0")), ("sharp","#);
+    let model = model.replace(r#""peak": "peak","#, r#""peak": "peak", "hot": "hot","#);
+    let text = r#"Train(
+        imports: { "Optim": "sgd.ron" },
+        model: "model.ron",
+        nodes: [("lr", Fill(0.5, []))],
+        loss: "loss",
+        optimizer: Optim(lr: "lr"),
+        metrics: { "hot": "hot" },
+        SETTING
+    )"#;
+    let of = |setting: &str, x: &Tensor| {
+        let text = text.replace("SETTING", setting);
+        let spec = train(library().with("t/model.ron", &model).with("t/train.ron", text));
+        step(&spec, &[("w", random(1, &[5, 4])), ("x", x.clone())]).remove("hot").expect("fetched")
+    };
+    let halves = [random(2, &[3, 4]), random(4, &[3, 4])];
+    let whole = Tensor { shape: vec![6, 4], data: [&halves[0].data[..], &halves[1].data].concat() };
+    let parts = halves.map(|x| of("", &x).data);
+    let any: Vec<f64> = parts[0].iter().zip(&parts[1]).map(|(a, b)| a.max(*b)).collect();
+    assert!(any.contains(&0.0) && parts[0] != any, "both kinds, and not those of the first part");
+    close("hot", &of("accumulate: 2,", &whole), &any);
+}
+
+#[test]
+fn a_norm_is_taken_over_parameters_of_several_types() {
+    let model =
+        changed_model("Param([out, dim])", "Param([out, dim]), \"v\": Param([out], dtype: bf16)");
+    let model = model.replace(r#"Map("tanh(h)")"#, r#"Map("tanh(h[b o] + f32(v[o]))")"#);
+    let spec = |settings: &str| {
+        let text = format!(
+            r#"Train(
+                imports: {{ "Optim": "sgd.ron" }},
+                model: "model.ron",
+                nodes: [("lr", Fill(0.5, []))],
+                loss: "loss",
+                optimizer: Optim(lr: "lr"),
+                metrics: {{ "grad": Grad("*") }},
+                {settings}
+            )"#
+        );
+        load_train(
+            &library().with("t/model.ron", &model).with("t/train.ron", text),
+            "t/train.ron",
+            &[],
+        )
+    };
+    let (none, told, _) = spec("clip_grad_norm: Some(1.0),");
+    let codes: Vec<String> = told.list().iter().map(|d| d.code.to_string()).collect();
+    assert!(none.is_none() && !codes.is_empty());
+    assert!(codes.iter().all(|c| c == "E0404"), "the optimizer takes f32: {codes:?}");
+}
+
+#[test]
+fn micro_batches_that_do_not_fit_a_graph_are_refused() {
+    let text = Library::default().load("k2-nano/train.ron").expect("shipped");
+    let text = text.replace("accumulate: 1,", "accumulate: 4096,");
+    let path = "k2-nano/train.ron";
+    let (none, told, _) = load_train(&Library::default().with(path, text), path, &[]);
+    let told: Vec<String> =
+        told.list().iter().map(|d| format!("{} {}", d.code, d.headline)).collect();
+    assert!(none.is_none());
+    assert_eq!(told, ["E0406 the step unrolls to more than 200000 nodes"]);
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //!
 //! # Invariants
 //! - A value asked for after the expansion covers all micro-batches: maxima by their maximum,
-//!   integers (counts) by their sum, everything else by its mean. Updates of buffers are computed
-//!   from such values.
+//!   integers (counts) by their sum, truth values by whether any holds, everything else by its mean.
+//!   Updates of buffers are computed from such values.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::graph::{Graph, Node, NodeId, Origin, ValueDef};
 use crate::ops::{Op, Slice, Value};
 use crate::program::ArgKind;
 use crate::program::Combine;
-use crate::types::Type;
+use crate::types::{DType, Type};
 
 /// What is known of the other micro-batches.
 pub(super) struct Micro {
@@ -178,19 +178,19 @@ impl Cx<'_, '_> {
             Some(node) => self.graph.nodes[node].origin.derived("joined"),
             None => return first,
         };
-        if self.is_maximum(first) {
-            let max = |cx: &mut Self, a, b| {
-                cx.synth("Map(\"max(a, b)\")", &[("a", a), ("b", b)], &origin)
-            };
-            return others.iter().fold(first, |a, b| max(self, a, *b));
-        }
-        let add = |cx: &mut Self, a, b| cx.synth("Map(\"a + b\")", &[("a", a), ("b", b)], &origin);
-        let sum = others.iter().fold(first, |a, b| add(self, a, *b));
-        if !self.ty(first).dtype.is_float() {
-            return sum;
+        let dtype = self.ty(first).dtype;
+        let text = match (dtype, self.is_maximum(first)) {
+            (DType::i1, _) => "Map(\"a || b\")",
+            (_, true) => "Map(\"max(a, b)\")",
+            (_, false) => "Map(\"a + b\")",
+        };
+        let joined =
+            others.iter().fold(first, |a, b| self.synth(text, &[("a", a), ("b", *b)], &origin));
+        if !dtype.is_float() || self.is_maximum(first) {
+            return joined;
         }
         let n = others.len() + 1;
-        self.synth(&format!("Map(\"a * (1 / {n})\")"), &[("a", sum)], &origin)
+        self.synth(&format!("Map(\"a * (1 / {n})\")"), &[("a", joined)], &origin)
     }
 
     fn is_maximum(&self, value: Value) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - A node is added only with operands that its op accepts.
-//! - At most [`MAX_NODES`] nodes; beyond that one error is reported and nothing is added.
+//! - At most [`MAX_NODES`] nodes of an author's; beyond that one error is reported and nothing is
+//!   added. What the elaborator adds itself is bounded by the number of micro-batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::rc::Rc;
 use super::scope::{Binding, Const, Env, Instance, Persistent, Scope};
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::graph::{Graph, Input, Node, Origin, ValueDef};
+use crate::graph::{Graph, Input, Origin, ValueDef};
 use crate::ops::form::{
     ConstForm, DimForm, FormCx, FormError, Name as FormName, Raw, ScalarForm, Spanned,
 };
@@ -110,20 +111,7 @@ impl<'a, 'l> Cx<'a, 'l> {
             let headline = format!("the spec unrolls to more than {MAX_NODES} nodes");
             return Err(TypeError::new(codes::TOO_MANY_NODES, headline));
         }
-        let types: Vec<Type> = operands.iter().map(|v| self.ty(*v).clone()).collect();
-        let results = op.infer(&types)?;
-        let id = self.graph.nodes.next_key();
-        let values = results.into_iter().enumerate();
-        let values: Vec<Value> = values
-            .map(|(i, ty)| self.graph.values.push((ty, ValueDef::Result(id, i as u32))))
-            .collect();
-        self.graph.nodes.push(Node {
-            op,
-            operands: operands.to_vec(),
-            results: values.clone(),
-            origin,
-        });
-        Ok(values)
+        self.graph.push(op, operands, origin)
     }
 
     /// Adds a node written here and not by an author: `Map("a + b")` over named values.
@@ -138,7 +126,7 @@ impl<'a, 'l> Cx<'a, 'l> {
         let built = ops::build(&raw, &mut cx).ok().flatten();
         let added = built.map(|(op, operands)| {
             let operands: Vec<Value> = operands.into_iter().map(|(v, _)| v).collect();
-            self.add_node(op, &operands, origin.clone())
+            self.graph.push(op, &operands, origin.clone())
         });
         match added {
             Some(Ok(values)) if !values.is_empty() => values[0],

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use indexmap::IndexMap;
 
 use super::accumulate::{Micro, widen_feeds};
-use super::context::Cx;
+use super::context::{Cx, MAX_NODES};
 use super::model::{Root, add_feed, forward_graph};
 use super::prune::extract;
 use super::scope::{Binding, Env, Scope};
@@ -184,8 +184,15 @@ fn differentiate(cx: &mut Cx, step: &mut Step, spec: &TrainSpec, loss: Value) {
         let mut micro = Micro::new(batched);
         backward(cx, step, spec, loss, &mut sums);
         for k in 1..n {
+            let before = cx.graph.nodes.len();
             let map = cx.add_micro_batch(&mut micro, &feeds, k, template);
             backward(cx, step, spec, *map.get(&loss).unwrap_or(&loss), &mut sums);
+            let each = cx.graph.nodes.len() - before;
+            // All others add as many nodes as this one.
+            if before + each.saturating_mul((n - k) as usize) > MAX_NODES {
+                too_many_micro_batches(cx, spec, each);
+                break;
+            }
         }
         cx.micro = Some(micro);
     }
@@ -211,6 +218,15 @@ fn differentiate(cx: &mut Cx, step: &mut Step, spec: &TrainSpec, loss: Value) {
         warning.severity = Severity::Warning;
         cx.sink.push(warning);
     }
+}
+
+/// Reports that micro-batches of so many nodes each do not fit into a graph.
+fn too_many_micro_batches(cx: &mut Cx, spec: &TrainSpec, each: usize) {
+    let headline = format!("the step unrolls to more than {MAX_NODES} nodes");
+    let label = format!("each micro-batch takes {each}");
+    let span = spec.accumulate_span.unwrap_or(spec.span);
+    let error = Diagnostic::error(codes::TOO_MANY_NODES, headline, span, label);
+    cx.sink.push(error.help("take fewer micro-batches of more rows"));
 }
 
 fn grad_origin(cx: &Cx, index: usize) -> Origin {
@@ -274,8 +290,8 @@ fn clip(cx: &mut Cx, step: &mut Step, spec: &TrainSpec) -> Option<Value> {
     let mut squares = Vec::new();
     for (index, grad) in &step.grads {
         let text = match cx.ty(*grad).ndim() {
-            0 => "Map(\"g * g\")",
-            _ => "Reduce(Sum, \"g[...] * g[...]\", over: \"...\")",
+            0 => "Map(\"f32(g) * f32(g)\")",
+            _ => "Reduce(Sum, \"f32(g[...]) * f32(g[...])\", over: \"...\")",
         };
         let origin = grad_origin(cx, *index).derived("square");
         squares.push(cx.synth(text, &[("g", *grad)], &origin));
@@ -289,7 +305,10 @@ fn clip(cx: &mut Cx, step: &mut Step, spec: &TrainSpec) -> Option<Value> {
         let grads: Vec<(usize, Value)> = step.grads.iter().map(|(i, v)| (*i, *v)).collect();
         for (index, grad) in grads {
             let origin = grad_origin(cx, index).derived("clipped");
-            let clipped = cx.synth("Map(\"g * f\")", &[("g", grad), ("f", factor)], &origin);
+            let dtype = cx.ty(grad).dtype;
+            let wide = if dtype == DType::f64 { DType::f64 } else { DType::f32 };
+            let text = format!("Map(\"{dtype}({wide}(g) * {wide}(f))\")");
+            let clipped = cx.synth(&text, &[("g", grad), ("f", factor)], &origin);
             step.grads.insert(index, clipped);
         }
     }

@@ -366,7 +366,13 @@ fn read_tensor(sink: &mut Sink, name: Name, tree: &Tree, what: &str) -> Option<T
                     ShapeSpec::Like(read::quoted_name(sink, &item.value, "an input's name")?);
             }
             Some("init") => spec.init = read_init(sink, &item.value),
-            Some("dtype") => spec.dtype = read_dtype(sink, &item.value)?,
+            Some("dtype") => {
+                spec.dtype = read_dtype(sink, &item.value)?;
+                if what == "Param" && !spec.dtype.is_float() {
+                    let floats = ["f32", "bf16", "f16", "f64"];
+                    sink.push(unknown_case(&item.value, "dtype of a parameter", &floats));
+                }
+            }
             Some("when") => spec.when = read::constant(sink, &item.value),
             Some("group") if what == "Param" => {
                 spec.group = read::quoted_name(sink, &item.value, "a group's name");

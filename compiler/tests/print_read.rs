@@ -169,34 +169,66 @@ impl Make<'_> {
         self.push(OpKind::Constant(bits), vec![], vec![ty]);
     }
 
+    /// A constant of a type.
+    fn value(&mut self, dtype: DType, shape: &[u64]) -> V {
+        let ty = Type::new(dtype, shape);
+        let bits = vec![1f64.to_bits(); ty.elems() as usize];
+        self.push(OpKind::Constant(bits), vec![], vec![ty]);
+        V(self.types.len() as u32 - 1)
+    }
+
     fn dialect(&mut self) {
-        let (v, ty) = self.any();
-        let (dialect, results) = match self.rng.below(9) {
-            0 => (DialectOp::TopK { k: 2 }, vec![ty.clone(), ty]),
-            1 => (DialectOp::ArgSort { bound: 4 }, vec![ty]),
-            2 => (DialectOp::Histogram { bound: 7 }, vec![ty]),
-            3 => (DialectOp::CumSum { exclusive: self.rng.below(2) == 0 }, vec![ty]),
-            4 => (DialectOp::ScatterAdd { extent: 3 }, vec![ty]),
-            5 => (DialectOp::RaggedRows { transposed: self.rng.below(2) == 0 }, vec![ty]),
-            6 => (DialectOp::RaggedOuter, vec![ty]),
-            n => {
-                let (scale, causal) = (0.1f64.to_bits(), self.rng.below(2) == 0);
-                let op = match n {
-                    7 => DialectOp::Attention { scale, causal },
-                    _ => DialectOp::AttentionGrad { scale, causal },
-                };
-                (op, vec![ty.clone(), ty.clone(), ty])
+        let ty = |dtype: DType, shape: &[u64]| Type::new(dtype, shape);
+        let (f, i, r) = (self.rng.pick(&[DType::f32, DType::bf16]), DType::i32, DType::f32);
+        let on = self.rng.below(2) == 0;
+        let n = self.rng.below(4) as u64;
+        let (op, operands, results) = match self.rng.below(9) {
+            0 => (
+                DialectOp::TopK { k: 2 },
+                vec![ty(f, &[n, 3])],
+                vec![ty(f, &[n, 2]), ty(i, &[n, 2])],
+            ),
+            1 => (DialectOp::ArgSort { bound: 4 }, vec![ty(i, &[n])], vec![ty(i, &[n])]),
+            2 => (DialectOp::Histogram { bound: 7 }, vec![ty(i, &[n])], vec![ty(i, &[7])]),
+            3 => (
+                DialectOp::CumSum { exclusive: on },
+                vec![ty(f, &[2, n])],
+                vec![ty(f, &[2, n + u64::from(on)])],
+            ),
+            4 => (
+                DialectOp::ScatterAdd { extent: 3 },
+                vec![ty(f, &[n, 2]), ty(i, &[n])],
+                vec![ty(f, &[3, 2])],
+            ),
+            5 => {
+                let weights = if on { [2, 4, 3] } else { [2, 3, 4] };
+                (
+                    DialectOp::RaggedRows { transposed: on },
+                    vec![ty(f, &[n, 3]), ty(f, &weights), ty(i, &[3])],
+                    vec![ty(f, &[n, 4])],
+                )
+            }
+            6 => (
+                DialectOp::RaggedOuter,
+                vec![ty(f, &[n, 3]), ty(f, &[n, 4]), ty(i, &[3])],
+                vec![ty(f, &[2, 3, 4])],
+            ),
+            which => {
+                let (scale, causal) = (0.1f64.to_bits(), on);
+                let read = vec![ty(f, &[1, n, 2, 3]), ty(f, &[1, 3, 1, 3]), ty(f, &[1, 3, 1, 2])];
+                let made = vec![ty(f, &[1, n, 2, 2]), ty(r, &[1, 2, n]), ty(r, &[2])];
+                match which {
+                    7 => (DialectOp::Attention { scale, causal }, read, made),
+                    _ => {
+                        let more = [&made[0], &made[1], &made[0]].map(Type::clone);
+                        let operands = read.iter().cloned().chain(more).collect();
+                        (DialectOp::AttentionGrad { scale, causal }, operands, read)
+                    }
+                }
             }
         };
-        let n = match dialect {
-            DialectOp::Attention { .. } | DialectOp::RaggedRows { .. } | DialectOp::RaggedOuter => {
-                3
-            }
-            DialectOp::AttentionGrad { .. } => 6,
-            DialectOp::ScatterAdd { .. } => 2,
-            _ => 1,
-        };
-        self.push(OpKind::Dialect(dialect), vec![v; n], results);
+        let operands = operands.iter().map(|ty| self.value(ty.dtype, &ty.shape)).collect();
+        self.push(OpKind::Dialect(op), operands, results);
     }
 
     fn generic(&mut self) {
@@ -420,6 +452,21 @@ proptest! {
     }
 }
 
+#[test]
+fn an_empty_name_is_a_name() {
+    let text = "module attributes {perilune.name = \"\"} {
+      func.func private @k(%a: tensor<4xf32>) -> tensor<4xf32> { return %a : tensor<4xf32> }
+      func.func @main(%a: tensor<4xf32> {perilune.kind = \"feed\", perilune.name = \"\"}) ->
+          (tensor<4xf32> {perilune.fetch = \"\"}) {
+        %b = func.call @k(%a) : (tensor<4xf32>) -> (tensor<4xf32>) loc(\"\")
+        return %b : tensor<4xf32>
+      }
+    }";
+    let program = read(&Mlir::new(), text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((program.name.as_str(), program.entries[0].args[0].name.as_str()), ("", ""));
+    assert_eq!(program.entries[0].calls[0].nodes, [""]);
+}
+
 /// Stock `mlir-opt`, where it is installed.
 fn mlir_opt() -> Option<Command> {
     let prefix = std::env::var("MLIR_SYS_220_PREFIX").unwrap_or("/usr/lib/llvm-22".into());
@@ -463,6 +510,24 @@ fn text_that_is_no_program_is_refused_with_a_reason() {
             "module { func.func private @k(%a: tensor<4xf32>) -> tensor<4xf32> {
                %b = tosa.abs %a : (tensor<4xf32>) -> tensor<4xf32> return %b : tensor<4xf32> } }",
             "`tosa.abs` in a kernel",
+        ),
+        (
+            "module { func.func private @k(%a: tensor<4xi32>) -> tensor<1xi32> {
+               %b = \"perilune.histogram\"(%a) {bound = 1000000 : i64} : (tensor<4xi32>) -> tensor<1xi32>
+               return %b : tensor<1xi32> } }",
+            "makes no i32[1] of i32[4]",
+        ),
+        (
+            "module { func.func private @k() -> tensor<1152921504606846976xi1> {
+               %c = arith.constant dense<0> : tensor<1152921504606846976xi1>
+               return %c : tensor<1152921504606846976xi1> } }",
+            "a constant of more than 65536 elements",
+        ),
+        ("module attributes {perilune.name = \"\\FF\"} {}", "not UTF-8"),
+        (
+            "module { func.func @f() { call @\"\"() : () -> () return }
+               func.func private @\"\"() }",
+            "is not a kernel",
         ),
     ];
     for (text, reason) in cases {

@@ -22,7 +22,7 @@ use super::{Generated, Target, clif, cpu_loops, loop_kernels, named, ptx};
 use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
 use crate::program::Program;
-use crate::program::read::check_depth;
+use crate::program::read::{check_depth, string};
 
 const PASS: &str = "kernels";
 const NAME: &str = "sym_name";
@@ -231,18 +231,13 @@ impl Header {
         let missing = |name: &str| {
             InternalError::new(PASS, format!("a kernel's module lacks its attribute `{name}`"))
         };
-        let string = |name: &str| {
+        let text = |name: &str| {
             let attribute = op.attribute(name).map_err(|_| missing(name))?;
-            let string = StringAttribute::try_from(attribute).map_err(|_| missing(name))?;
-            Ok(string.value().to_owned())
+            string(attribute).map_err(|_| missing(name))
         };
         let blocks = op.attribute(BLOCKS).map_err(|_| missing(BLOCKS))?;
         let blocks = IntegerAttribute::try_from(blocks).map_err(|_| missing(BLOCKS))?.value();
-        Ok(Header {
-            name: string(NAME)?,
-            blocks: blocks.max(0) as u64,
-            numerics: string(NUMERICS)?,
-        })
+        Ok(Header { name: text(NAME)?, blocks: blocks.max(0) as u64, numerics: text(NUMERICS)? })
     }
 }
 

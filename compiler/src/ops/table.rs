@@ -8,13 +8,10 @@ use super::form::{DimForm, FormCx, MappingForm, Name, SpannedMap};
 use super::support::{Rng, Sample, checked, expect_operands, moved};
 use super::{Built, Cost, KernelBuilder, OpDef, TypeError, codes};
 use crate::diagnostic::Diagnostic;
-use crate::program::{OpKind, V};
+use crate::program::{MAX_CONSTANT_ELEMS, OpKind, V};
 use crate::scalar::elaborate::evaluate;
 use crate::tensor::{Tensor, for_each_index};
 use crate::types::{DType, Type};
-
-/// Largest table, in elements.
-const MAX_ELEMS: u64 = 1 << 16;
 
 /// A constant tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,8 +58,12 @@ impl OpDef for Table {
         let extents: Vec<Option<u64>> = form.dims.entries.iter().map(|(_, d)| cx.dim(d)).collect();
         let shape = extents.into_iter().collect::<Option<Vec<u64>>>()?;
         let text = form.expr.text;
-        if shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).is_none_or(|n| n > MAX_ELEMS) {
-            let headline = format!("a table has at most {MAX_ELEMS} elements");
+        if shape
+            .iter()
+            .try_fold(1u64, |n, d| n.checked_mul(*d))
+            .is_none_or(|n| n > MAX_CONSTANT_ELEMS)
+        {
+            let headline = format!("a table has at most {MAX_CONSTANT_ELEMS} elements");
             let d = Diagnostic::error(codes::TOO_LARGE, headline, text.span, "this one has more");
             cx.report(d.help("compute it with `Map` and `index(…)` instead"));
             return None;

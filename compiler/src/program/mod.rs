@@ -15,6 +15,7 @@
 //! - After import every call's kernel holds one graph op; after `fuse`, one fusion group.
 
 mod decision;
+mod dialect;
 mod literal;
 mod scalar_names;
 pub mod normal;
@@ -62,6 +63,9 @@ pub struct Kernel {
     /// What it returns.
     pub results: Vec<V>,
 }
+
+/// Most elements of a constant: each is part of the text.
+pub const MAX_CONSTANT_ELEMS: u64 = 1 << 16;
 
 /// One op of a kernel body. Each makes one value, except [`OpKind::Dialect`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

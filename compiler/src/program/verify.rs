@@ -6,9 +6,11 @@
 
 use std::collections::HashSet;
 
+use super::dialect::results_of;
 use super::rows::{finished_rows, row_aligned};
 use super::{
-    Call, ContractDims, EntryFn, Generic, Kernel, KernelOp, OpKind, Place, Program, Slot, V,
+    Call, ContractDims, DialectOp, EntryFn, Generic, Kernel, KernelOp, MAX_CONSTANT_ELEMS, OpKind,
+    Place, Program, Slot, V,
 };
 use crate::diagnostic::InternalError;
 use crate::types::{DType, Type};
@@ -82,10 +84,23 @@ fn verify_op(op: &KernelOp, operands: &[&Type]) -> Check {
         OpKind::Contract(dims) => takes(2).and_then(|()| verify_contract(dims, operands, one()?)),
         OpKind::Constant(bits) => {
             let ty = one()?;
-            ensure(bits.len() as u64 == ty.elems(), || format!("{} elements of {ty}", bits.len()))
+            let count = bits.len() as u64;
+            ensure(count == ty.elems() && count <= MAX_CONSTANT_ELEMS, || {
+                format!("{count} elements of {ty}")
+            })
         }
-        OpKind::Dialect(_) => Ok(()),
+        OpKind::Dialect(dialect) => verify_dialect(dialect, operands, &op.results),
     }
+}
+
+fn verify_dialect(op: &DialectOp, operands: &[&Type], results: &[Type]) -> Check {
+    ensure(results_of(op, operands).as_deref() == Some(results), || {
+        let list = |types: &mut dyn Iterator<Item = &Type>| {
+            types.map(Type::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let (from, to) = (list(&mut operands.iter().copied()), list(&mut results.iter()));
+        format!("{op:?} makes no {to} of {from}")
+    })
 }
 
 fn verify_generic(g: &Generic, operands: &[&Type], result: &Type) -> Check {

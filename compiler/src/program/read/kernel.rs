@@ -10,7 +10,9 @@ use melior::ir::operation::OperationLike;
 use melior::ir::{Attribute, BlockLike};
 
 use super::super::normal::canonical_bits;
-use super::super::{ContractDims, DialectOp, Generic, Kernel, KernelOp, OpKind, V};
+use super::super::{
+    ContractDims, DialectOp, Generic, Kernel, KernelOp, MAX_CONSTANT_ELEMS, OpKind, V,
+};
 use super::body;
 use super::{
     Op, ReadError, Result, array, attribute, block, integer, key, name, operand_key, refuse,
@@ -257,6 +259,9 @@ fn elements(value: Attribute<'_>, ty: &Type) -> Result<Vec<u64>> {
     }
     // SAFETY: `raw` is a dense elements attribute, as checked above.
     let splat = unsafe { mlir_sys::mlirDenseElementsAttrIsSplat(raw) };
+    if ty.elems() > MAX_CONSTANT_ELEMS {
+        return refuse(format!("a constant of more than {MAX_CONSTANT_ELEMS} elements"));
+    }
     let count = ty.elems() as usize;
     let one = |i: usize| {
         let i = if splat { 0 } else { i };

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use melior::ir::attribute::{
-    ArrayAttribute, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute, StringAttribute,
+    ArrayAttribute, AttributeLike, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute,
+    StringAttribute,
 };
 use melior::ir::operation::OperationLike;
 use melior::ir::{
@@ -30,6 +31,8 @@ use crate::types::{DType, Type};
 
 /// Brackets a text may nest.
 const MAX_DEPTH: usize = 64;
+/// Bytes an affine map may have, up to its closing bracket.
+const MAX_MAP_BYTES: usize = 4096;
 /// Bytes a text may have.
 const MAX_BYTES: usize = 1 << 30;
 
@@ -85,20 +88,19 @@ pub fn read(mlir: &Mlir, text: &str) -> Result<Program> {
     Ok(program)
 }
 
-/// MLIR's parser recurses without a bound: refuse what would overflow its stack.
+/// MLIR's parser recurses without a bound, into brackets and along affine expressions: refuse what
+/// would overflow its stack.
 pub(crate) fn check_depth(text: &str) -> Result<()> {
     if text.len() > MAX_BYTES {
         return refuse(format!("text of {} bytes; the limit is {MAX_BYTES}", text.len()));
     }
-    let (mut depth, mut in_string, mut in_comment) = (0usize, false, false);
     let bytes = text.as_bytes();
-    for (i, byte) in bytes.iter().enumerate() {
+    let (mut depth, mut i) = (0usize, 0);
+    while let Some(byte) = bytes.get(i) {
         match byte {
-            b'\n' => (in_string, in_comment) = (false, false),
-            _ if in_comment => {}
-            b'"' if i == 0 || bytes[i - 1] != b'\\' => in_string = !in_string,
-            _ if in_string => {}
-            b'/' if bytes.get(i + 1) == Some(&b'/') => in_comment = true,
+            b'"' => i = end_of_string(bytes, i),
+            b'/' if bytes.get(i + 1) == Some(&b'/') => i = end_of_line(bytes, i),
+            b'a' if bytes[i..].starts_with(b"affine") => check_affine(bytes, i)?,
             b'(' | b'[' | b'{' | b'<' => depth += 1,
             b'>' if i > 0 && bytes[i - 1] == b'-' => {}
             b')' | b']' | b'}' | b'>' => depth = depth.saturating_sub(1),
@@ -107,8 +109,47 @@ pub(crate) fn check_depth(text: &str) -> Result<()> {
         if depth > MAX_DEPTH {
             return refuse(format!("brackets nest more than {MAX_DEPTH} deep"));
         }
+        i += 1;
     }
     Ok(())
+}
+
+/// Where the string that begins at `start` ends: at its closing quote, or with its line.
+fn end_of_string(bytes: &[u8], start: usize) -> usize {
+    let mut i = start + 1;
+    while let Some(byte) = bytes.get(i) {
+        match byte {
+            b'"' | b'\n' => break,
+            b'\\' => i += 2,
+            _ => i += 1,
+        }
+    }
+    i
+}
+
+fn end_of_line(bytes: &[u8], start: usize) -> usize {
+    bytes[start..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| start + n)
+}
+
+/// A map or set is short; the affine dialect, whose ops hold expressions of any length, is not used.
+fn check_affine(bytes: &[u8], at: usize) -> Result<()> {
+    let rest = &bytes[at..];
+    let named = at > 0 && (bytes[at - 1] == b'@' || is_word(bytes[at - 1]));
+    if rest.starts_with(b"affine.") && !named {
+        return refuse("an op of the affine dialect");
+    }
+    let is_map = rest.starts_with(b"affine_map") || rest.starts_with(b"affine_set");
+    let closes =
+        |n: &usize| rest[*n] == b'>' && rest[n - 1] != b'-' && rest.get(n + 1) != Some(&b'=');
+    let length = (1..rest.len().min(MAX_MAP_BYTES)).find(closes);
+    if is_map && length.is_none() {
+        return refuse(format!("an affine map of more than {MAX_MAP_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$')
 }
 
 /// The operations of a block, its terminator included.
@@ -133,8 +174,7 @@ fn block<'c, 'a>(op: Op<'c, 'a>) -> Result<BlockRef<'c, 'a>> {
 
 fn name(op: Op<'_, '_>) -> Result<String> {
     let identifier = op.name();
-    let name = identifier.as_string_ref();
-    name.as_str().map(str::to_owned).map_err(|e| ReadError { message: e.to_string() })
+    text(identifier.as_string_ref().to_raw())
 }
 
 fn attribute<'c>(op: Op<'c, '_>, attribute: &str) -> Result<Attribute<'c>> {
@@ -144,14 +184,27 @@ fn attribute<'c>(op: Op<'c, '_>, attribute: &str) -> Result<Attribute<'c>> {
     }
 }
 
-fn string(attribute: Attribute<'_>) -> Result<String> {
-    // melior makes a slice of an empty string's pointer, which is null.
-    if attribute.to_string() == "\"\"" {
+/// The value of a string attribute.
+pub(crate) fn string(attribute: Attribute<'_>) -> Result<String> {
+    match StringAttribute::try_from(attribute) {
+        // SAFETY: it is a string attribute, alive as long as its context.
+        Ok(_) => text(unsafe { mlir_sys::mlirStringAttrGetValue(attribute.to_raw()) }),
+        Err(e) => refuse(e.to_string()),
+    }
+}
+
+/// A string of MLIR. melior reads the last byte of every string, the empty one included, and takes
+/// UTF-8 for granted.
+fn text(raw: mlir_sys::MlirStringRef) -> Result<String> {
+    if raw.length == 0 {
         return Ok(String::new());
     }
-    match StringAttribute::try_from(attribute) {
-        Ok(s) => Ok(s.value().to_owned()),
-        Err(e) => refuse(e.to_string()),
+    // SAFETY: the reference came from an attribute or identifier of a live context, which owns its
+    // `length` bytes; they are copied before this returns.
+    let bytes = unsafe { std::slice::from_raw_parts(raw.data.cast::<u8>(), raw.length) };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(e) => refuse(format!("a string that is not UTF-8: {e}")),
     }
 }
 
@@ -315,11 +368,13 @@ fn call(
 ) -> Result<Call> {
     let callee = FlatSymbolRefAttribute::try_from(attribute(op, "callee")?)
         .map_err(|e| ReadError { message: e.to_string() })?;
-    let Some(kernel) = numbers.get(callee.value()) else {
-        return refuse(format!("`{}` is not a kernel written above its call", callee.value()));
+    // SAFETY: it is a flat symbol reference, alive as long as its context.
+    let callee = text(unsafe { mlir_sys::mlirFlatSymbolRefAttrGetValue(callee.to_raw()) })?;
+    let Some(kernel) = numbers.get(&callee) else {
+        return refuse(format!("`{callee}` is not a kernel written above its call"));
     };
     if kernels[*kernel as usize].results.len() != op.result_count() {
-        return refuse(format!("a call of `{}` has other results", callee.value()));
+        return refuse(format!("a call of `{callee}` has other results"));
     }
     let args = (0..op.operand_count()).map(|n| slot(slots, op, n)).collect::<Result<_>>()?;
     let first_result = Slot(slots.len() as u32);
@@ -375,9 +430,7 @@ fn call_places(op: Op<'_, '_>) -> Result<Vec<Place>> {
 /// Node paths of a location.
 fn nodes(location: Location<'_>) -> Result<Vec<String>> {
     if location.is_name() {
-        let name = location.name_value();
-        let name = name.as_string_ref().as_str().map(str::to_owned);
-        return name.map(|n| vec![n]).map_err(|e| ReadError { message: e.to_string() });
+        return text(location.name_value().as_string_ref().to_raw()).map(|name| vec![name]);
     }
     if location.is_fused() {
         let all = (0..location.fused_num_locations()).map(|i| nodes(location.fused_location(i)));
@@ -396,6 +449,21 @@ mod tests {
         assert!(check_depth(&deep).is_err());
         assert!(check_depth(&format!("\"{deep}\"")).is_ok(), "inside a string");
         assert!(check_depth(&"(i32) -> i32 ".repeat(1000)).is_ok());
+        let after_escape = format!("{{a = \"\\\\\", b = {deep}");
+        assert!(check_depth(&after_escape).is_err(), "the backslash is escaped, the quote is not");
+        assert!(check_depth(&format!("{{a = \"\\\"{deep}\"}}")).is_ok(), "the quote is escaped");
+    }
+
+    #[test]
+    fn long_affine_expressions_never_reach_the_parser() {
+        assert!(check_depth("affine_map<(d0, d1) -> (d1, d0)>").is_ok());
+        assert!(check_depth("affine_set<(d0) : (d0 - 1 >= 0)>").is_ok());
+        for sign in ["- ", "d0 + "] {
+            let long = format!("affine_map <(d0) -> ({}d0)>", sign.repeat(100_000));
+            assert!(check_depth(&long).is_err_and(|e| e.message.contains("affine map")));
+        }
+        assert!(check_depth("affine.load %m[%i]").is_err());
+        assert!(check_depth("func.call @affine.load() // affine.load").is_ok());
     }
 
     #[test]

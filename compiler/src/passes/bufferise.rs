@@ -180,7 +180,9 @@ impl Layouter<'_> {
                 self.entry.calls[call].args.iter().map(|a| self.storage(*a)).collect();
             let fits = |s: &&usize| {
                 let old = &self.storages[**s];
-                old.place.is_none() && old.bytes == bytes && old.last == call
+                // Another result of the call may lie there by now.
+                let taken = old.writer.is_some_and(|(writer, _)| writer == call);
+                !taken && old.place.is_none() && old.bytes == bytes && old.last == call
             };
             let reusable =
                 operands.iter().filter(fits).find(|s| self.may_replace(**s, call, position));
@@ -276,6 +278,43 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::generic::{body_of, elementwise};
+    use crate::program::{ArgKind, Call, EntryArg, KernelOp, V};
+    use crate::scalar::Unary;
+    use crate::types::{DType, Type};
+
+    /// A kernel with some functions of its parameter as results.
+    fn kernel(functions: &[Unary]) -> Kernel {
+        let ty = Type::new(DType::f32, [64]);
+        let op = |f: &Unary| KernelOp {
+            kind: OpKind::Generic(elementwise(&[64], 1, body_of(1, |b, x| b.apply(*f, x[0])))),
+            operands: vec![V(0)],
+            results: vec![ty.clone()],
+        };
+        let results = (1..=functions.len() as u32).map(V).collect();
+        let ops = functions.iter().map(op).collect();
+        Kernel { name: "k".into(), params: vec![ty.clone()], ops, results }
+    }
+
+    #[test]
+    fn two_results_of_a_call_never_share_an_operands_storage() {
+        let kernels = [kernel(&[Unary::Exp]), kernel(&[Unary::Sin, Unary::Cos])];
+        let call = |kernel: u32| Call {
+            kernel,
+            args: vec![Slot(kernel)],
+            first_result: Slot(kernel + 1),
+            nodes: Vec::new(),
+            epilogue: None,
+            decisions: Vec::new(),
+        };
+        let ty = Type::new(DType::f32, [64]);
+        let args = vec![EntryArg { name: "x".into(), ty, kind: ArgKind::Feed }];
+        // Nothing reads the results of the second call.
+        let entry = EntryFn { args, calls: vec![call(0), call(1)], ..EntryFn::default() };
+        let places = layout(&entry, &kernels).places;
+        assert_eq!(places[1], places[2], "the first is written over the operand that dies");
+        assert_ne!(places[2], places[3]);
+    }
 
     #[test]
     fn freed_neighbours_merge_and_are_used_again() {

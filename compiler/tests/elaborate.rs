@@ -176,3 +176,16 @@ fn settings_reach_the_dims() {
     let e = must("set", load_model(&small(""), "t/model.ron", &sets));
     assert_eq!(e.forward.ty(e.forward.inputs[0].value).shape, [6, 8]);
 }
+
+#[test]
+fn a_mistake_in_a_setting_is_shown_where_it_is() {
+    for (value, blamed) in
+        [("[(oops, 1)]", "oops"), ("\"2 + oops\"", "oops"), ("[1, \"é\"]", "é"), ("[1", "1")]
+    {
+        let sets = [("batch".to_owned(), value.to_owned())];
+        let (none, diagnostics, sources) = load_model(&small(""), "t/model.ron", &sets);
+        let found = diagnostics.list().first().expect("a message");
+        assert!(none.is_none());
+        assert_eq!(sources.text(found.primary.span), blamed, "{value}: {}", found.headline);
+    }
+}

@@ -123,17 +123,14 @@ fn read_sets(
         let source = files.sources.add("--set", text);
         let at = |start: usize, end: usize| Span { source, start: start as u32, end: end as u32 };
         let name_span = at(0, name.len());
-        let value_at = name.len() + 1;
-        match syntax::parse(source, value) {
-            Ok(mut tree) => {
-                tree.span = at(value_at, value_at + value.len());
+        // The value alone, where it stands in the text: spans fit as they are.
+        let value = format!("{}{value}", " ".repeat(name.len() + 1));
+        match syntax::parse(source, &value) {
+            Ok(tree) => {
                 let constant = crate::spec::block::read_constant(sink, &tree);
                 out.extend(constant.map(|c| (Name { text: name.clone(), span: name_span }, c)));
             }
-            Err(mut error) => {
-                error.primary.span = at(value_at, value_at + value.len());
-                sink.push(*error);
-            }
+            Err(error) => sink.push(*error),
         }
     }
     out

@@ -7,7 +7,8 @@ use perilune_compiler::autodiff;
 use perilune_compiler::graph::{Graph, Origin};
 use perilune_compiler::interpret;
 use perilune_compiler::ops::{OPS, Op, OpInfo, Rng, Sample, Value, lower_alone};
-use perilune_compiler::program::{ArgKind, ResultTarget};
+use perilune_compiler::program::verify::verify;
+use perilune_compiler::program::{ArgKind, Program, ResultTarget};
 use perilune_compiler::tensor::Tensor;
 use perilune_compiler::types::{DType, Type};
 use proptest::prelude::*;
@@ -40,6 +41,8 @@ fn check_lowering(info: &OpInfo, sample: &Sample<Op>) {
     let operands: Vec<&Tensor> = sample.operands.iter().collect();
     let oracle = sample.op.reference(&operands, &sample.types, &results);
     let kernel = lower_alone(&sample.op, "k", &sample.types, &results);
+    let program = Program { kernels: vec![kernel.clone()], ..Program::default() };
+    verify(&program).unwrap_or_else(|e| panic!("{}: {e}", info.name));
     let lowered = interpret::kernel(&kernel, &sample.operands);
     assert_eq!(lowered.len(), results.len());
     for ((ty, want), got) in results.iter().zip(&oracle).zip(&lowered) {

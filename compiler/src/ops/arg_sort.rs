@@ -1,7 +1,7 @@
 //! `ArgSort`: the stable ascending order of small integer keys.
 //!
 //! `y[r]` is the position of the key that comes `r`-th; equal keys keep their order. Applied to a
-//! permutation it gives the inverse.
+//! permutation it gives the inverse. Keys outside `0..bound` count as the nearest one inside.
 
 use serde::Deserialize;
 
@@ -23,7 +23,7 @@ pub struct ArgSort {
 #[derive(Debug, Deserialize)]
 #[serde(rename = "ArgSort", deny_unknown_fields)]
 pub struct Form {
-    /// The keys, i32 `[n]`, each in `0..bound`.
+    /// The keys, i32 `[n]`, in `0..bound`.
     keys: Spanned<String>,
     /// Exclusive bound of the keys.
     bound: DimForm,
@@ -65,7 +65,8 @@ impl OpDef for ArgSort {
     }
 
     fn reference(&self, operands: &[&Tensor], _: &[Type], _: &[Type]) -> Vec<Tensor> {
-        let keys = &operands[0].data;
+        let last = self.bound.max(1) as f64 - 1.0;
+        let keys: Vec<f64> = operands[0].data.iter().map(|key| key.clamp(0.0, last)).collect();
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_by(|a, b| keys[*a].total_cmp(&keys[*b]));
         let data = order.into_iter().map(|i| i as f64).collect();
@@ -84,7 +85,7 @@ impl OpDef for ArgSort {
     fn sample(rng: &mut Rng) -> Sample<Self> {
         let (n, bound) = (rng.below(12), rng.below(5) + 1);
         let mut sample = Sample::random(ArgSort { bound }, vec![i32_type(&[n])], rng);
-        sample.operands[0] = rng.integers(&[n], 0, bound as i64);
+        sample.operands[0] = rng.integers(&[n], -2, bound as i64 + 2);
         sample
     }
 }

@@ -1,7 +1,7 @@
 //! `Gather`: rows of a tensor at given indices.
 //!
 //! ```text
-//! y[i.., d..] = x[indices[i..], d..]        0 where the index is negative
+//! y[i.., d..] = x[indices[i..], d..]        0 where x has no such row
 //! ```
 //!
 //! The gradient is a `ScatterAdd`. If the readers of each row are known (`inverse`: row j is read by
@@ -33,22 +33,31 @@ pub struct Gather;
 pub struct Form {
     /// The rows.
     x: Spanned<String>,
-    /// Which, i32 of any shape; negative for a row of zeros.
+    /// Which, i32 of any shape; outside the rows, negative say, for a row of zeros.
     indices: Spanned<String>,
     /// For each row of x the positions that read it, i32 `[n]` or `[n, m]`; negative for none.
     #[serde(default)]
     inverse: Option<Spanned<String>>,
 }
 
-/// `Load(0, at)` if the index (dimension `which` of `at`) is not negative, else 0.
-pub(super) fn load_or_zero(b: &mut Body, at: Vec<S>, which: usize, dtype: DType) -> S {
+/// `Load(0, at)` if the index (dimension `which` of `at`) lies in `0..extent`, else 0.
+pub(super) fn load_or_zero(
+    b: &mut Body,
+    at: Vec<S>,
+    (which, extent): (usize, u64),
+    dtype: DType,
+) -> S {
     let (index, zero) = (at[which], b.int(0));
-    let valid = b.compare(Cmp::Ge, index, zero);
-    let mut at = at;
-    at[which] = b.combine(Binary::Max, index, zero);
+    let mut inside = b.compare(Cmp::Ge, index, zero);
+    if let Ok(extent) = i32::try_from(extent) {
+        let end = b.int(extent.into());
+        let below = b.compare(Cmp::Lt, index, end);
+        inside = b.combine(Binary::And, inside, below);
+    }
+    // A load clamps its indices.
     let loaded = b.push(ScalarOp::Load(0, at));
     let none = b.number(0.0, dtype);
-    b.select(valid, loaded, none)
+    b.select(inside, loaded, none)
 }
 
 impl OpDef for Gather {
@@ -144,12 +153,12 @@ impl OpDef for Gather {
     }
 
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {
-        let n_index = cx.ty(operands[1]).ndim() as u32;
+        let (rows, n_index) = (cx.ty(operands[0]).shape[0], cx.ty(operands[1]).ndim() as u32);
         let ty = &results[0];
         let mut b = Body::default();
         let mut at = vec![b.arg(0)];
         at.extend((n_index..ty.ndim() as u32).map(|d| b.index(d)));
-        let y = load_or_zero(&mut b, at, 0, ty.dtype);
+        let y = load_or_zero(&mut b, at, (0, rows), ty.dtype);
         b.results = vec![y];
         let g = Generic {
             extents: ty.shape.clone(),
@@ -171,7 +180,7 @@ impl OpDef for Gather {
         let mut types = vec![f32_type(&[rows, d]), i32_type(&[n])];
         if rng.below(2) == 0 {
             let mut sample = Sample::random(Gather, types, rng);
-            sample.operands[1] = rng.integers(&[n], -1, rows as i64);
+            sample.operands[1] = rng.integers(&[n], -2, rows as i64 + 2);
             return sample;
         }
         // A relation and its inverse: row j is read at positions m·j .. m·(j + 1), shuffled.

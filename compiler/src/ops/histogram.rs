@@ -1,6 +1,6 @@
 //! `Histogram`: how often each small integer occurs.
 //!
-//! `y[j]` is the number of keys equal to `j`.
+//! `y[j]` is the number of keys equal to `j`; keys outside `0..bound` are not counted.
 
 use serde::Deserialize;
 
@@ -22,7 +22,7 @@ pub struct Histogram {
 #[derive(Debug, Deserialize)]
 #[serde(rename = "Histogram", deny_unknown_fields)]
 pub struct Form {
-    /// The keys, i32 `[n]`, each in `0..bound`.
+    /// The keys, i32 `[n]`; those outside `0..bound` are not counted.
     keys: Spanned<String>,
     /// Exclusive bound of the keys.
     bound: DimForm,
@@ -63,8 +63,8 @@ impl OpDef for Histogram {
     fn reference(&self, operands: &[&Tensor], _: &[Type], results: &[Type]) -> Vec<Tensor> {
         let mut counts = Tensor::full(&results[0].shape, 0.0);
         for key in &operands[0].data {
-            if let Some(count) = counts.data.get_mut(*key as usize) {
-                *count += 1.0;
+            if *key >= 0.0 && *key < self.bound as f64 {
+                counts.data[*key as usize] += 1.0;
             }
         }
         vec![counts]
@@ -82,7 +82,7 @@ impl OpDef for Histogram {
     fn sample(rng: &mut Rng) -> Sample<Self> {
         let (n, bound) = (rng.below(12), rng.below(5) + 1);
         let mut sample = Sample::random(Histogram { bound }, vec![i32_type(&[n])], rng);
-        sample.operands[0] = rng.integers(&[n], 0, bound as i64);
+        sample.operands[0] = rng.integers(&[n], -2, bound as i64 + 2);
         sample
     }
 }

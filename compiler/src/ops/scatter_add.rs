@@ -29,7 +29,7 @@ pub struct ScatterAdd {
 pub struct Form {
     /// The rows.
     updates: Spanned<String>,
-    /// Where each goes, i32; negative: nowhere.
+    /// Where each goes, i32; outside the result: nowhere.
     indices: Spanned<String>,
     /// Rows of the result.
     extent: DimForm,
@@ -110,7 +110,7 @@ impl OpDef for ScatterAdd {
         let (n, extent, d) = (rng.extent(), rng.below(4) + 1, rng.extent());
         let types = vec![f32_type(&[n, d]), i32_type(&[n])];
         let mut sample = Sample::random(ScatterAdd { extent }, types, rng);
-        sample.operands[1] = rng.integers(&[n], -1, extent as i64);
+        sample.operands[1] = rng.integers(&[n], -2, extent as i64 + 2);
         sample
     }
 }

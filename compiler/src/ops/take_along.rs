@@ -1,7 +1,7 @@
 //! `TakeAlong`: per row, the elements at given positions of the last dimension.
 //!
 //! ```text
-//! y[.., k] = x[.., indices[.., k]]        0 where the index is negative
+//! y[.., k] = x[.., indices[.., k]]        0 where x has no such element
 //! ```
 //!
 //! The gradient compares positions instead of scattering: no atomics.
@@ -32,7 +32,7 @@ pub struct TakeAlong;
 pub struct Form {
     /// The tensor, `[.., n]`.
     x: Spanned<String>,
-    /// Positions along its last dimension, i32 `[.., k]`; negative: 0.
+    /// Positions along its last dimension, i32 `[.., k]`; outside of it: 0.
     indices: Spanned<String>,
 }
 
@@ -130,7 +130,8 @@ impl OpDef for TakeAlong {
         let position = b.arg(0);
         let mut at: Vec<_> = (0..last).map(|d| b.index(d)).collect();
         at.push(position);
-        let y = load_or_zero(&mut b, at, last as usize, ty.dtype);
+        let extent = cx.ty(operands[0]).shape[last as usize];
+        let y = load_or_zero(&mut b, at, (last as usize, extent), ty.dtype);
         b.results = vec![y];
         let g = generic::elementwise(&ty.shape, 1, b);
         vec![cx.push(OpKind::Generic(g), &[operands[1], operands[0]], ty.clone())]
@@ -144,7 +145,7 @@ impl OpDef for TakeAlong {
         let (b, n, k) = (rng.extent(), rng.below(4) + 1, rng.extent());
         let types = vec![f32_type(&[b, n]), i32_type(&[b, k])];
         let mut sample = Sample::random(TakeAlong, types, rng);
-        sample.operands[1] = rng.integers(&[b, k], -1, n as i64);
+        sample.operands[1] = rng.integers(&[b, k], -2, n as i64 + 2);
         sample
     }
 }

@@ -1,6 +1,9 @@
 //! `TopK`: the largest elements of each row, descending, with their positions.
 //!
-//! Of equal elements the one with the lower index comes first. The gradient flows through the values.
+//! Of equal elements, as 0 and −0 are, the one with the lower index comes first; NaN comes behind
+//! every number. The gradient flows through the values.
+
+use std::cmp::Ordering;
 
 use serde::Deserialize;
 
@@ -27,6 +30,11 @@ pub struct Form {
     x: Spanned<String>,
     /// How many of the last dimension.
     k: DimForm,
+}
+
+/// The order of elements, but for their indices.
+fn descending(a: f64, b: f64) -> Ordering {
+    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 impl OpDef for TopK {
@@ -77,7 +85,7 @@ impl OpDef for TopK {
         let (mut values, mut indices) = (Vec::new(), Vec::new());
         for row in operands[0].data.chunks(n.max(1)) {
             let mut order: Vec<usize> = (0..row.len()).collect();
-            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+            order.sort_by(|a, b| descending(row[*a], row[*b]));
             for i in order.into_iter().take(self.k as usize) {
                 values.push(row[i]);
                 indices.push(i as f64);
@@ -127,5 +135,7 @@ mod tests {
         let types = [f32_type(&[4])];
         let results = op.infer(&types).expect("fits");
         assert_eq!(op.reference(&[&x], &types, &results)[1].data, [1.0, 2.0, 0.0]);
+        let x = Tensor { shape: vec![4], data: vec![f64::NAN, -0.0, 0.0, f64::NEG_INFINITY] };
+        assert_eq!(op.reference(&[&x], &types, &results)[1].data, [1.0, 2.0, 3.0]);
     }
 }

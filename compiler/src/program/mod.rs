@@ -170,17 +170,18 @@ pub enum DialectOp {
     },
     /// `(rows [r, m], rows [r, n], offsets i32[g+1]) → [g, m, n]`.
     RaggedOuter,
-    /// `x [.., n] → (values [.., k], indices i32[.., k])`, descending; ties: lower index first.
+    /// `x [.., n] → (values [.., k], indices i32[.., k])`, descending; ties: lower index first; NaN
+    /// behind every number.
     TopK {
         /// How many.
         k: u64,
     },
-    /// `keys i32[n] → order i32[n]`: stable ascending; keys lie in `0..bound`.
+    /// `keys i32[n] → order i32[n]`: stable ascending; keys count as clamped to `0..bound`.
     ArgSort {
         /// Exclusive bound of the keys.
         bound: u64,
     },
-    /// `keys i32[n] → counts i32[bound]`.
+    /// `keys i32[n] → counts i32[bound]`; keys outside `0..bound` are skipped.
     Histogram {
         /// Exclusive bound of the keys.
         bound: u64,
@@ -192,7 +193,7 @@ pub enum DialectOp {
         exclusive: bool,
     },
     /// `(updates [n, ..d], indices i32[n]) → [extent, ..d]`: zero, then add row `i` at `indices[i]`
-    /// in ascending `i`; negative indices are skipped.
+    /// in ascending `i`; indices outside `0..extent` are skipped.
     ScatterAdd {
         /// Rows of the result.
         extent: u64,

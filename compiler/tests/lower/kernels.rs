@@ -219,6 +219,17 @@ fn top_k_takes_the_lower_index_of_a_tie() {
 }
 
 #[test]
+fn top_k_puts_nan_last_and_takes_both_zeros_for_equal() {
+    let mlir = Mlir::new();
+    let special =
+        [f64::NAN, -0.0, 0.0, f64::NEG_INFINITY, -1.0, f64::INFINITY, 0.0, f64::NAN, -0.0];
+    for k in [1, 4, 8, 9] {
+        let kernel = top_k(1, 9, k);
+        check(&mlir, &kernel, &[Tensor { shape: vec![1, 9], data: special.to_vec() }]);
+    }
+}
+
+#[test]
 fn integers_and_comparisons_match() {
     let mlir = Mlir::new();
     for n in SIZES {

@@ -23,8 +23,8 @@ pub mod rows;
 pub mod print;
 pub mod read;
 pub mod verify;
-pub mod evaluate;
 
+pub(crate) mod evaluate;
 pub(crate) mod view;
 
 pub use decision::{Decision, Reason, Rule};

@@ -14,6 +14,9 @@ use perilune_runtime::{HostTensor, Session};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::runtime;
 
+/// Where a run's folder keeps them.
+const FOLDER: &str = "checkpoints";
+
 /// What makes a run the same run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -38,7 +41,7 @@ impl Checkpoints {
     /// # Errors
     /// None today; the store's own where it refuses the number.
     pub fn below(out: &Path, keep: u64, identity: Identity) -> Result<Self, Failure> {
-        let folder = out.join("checkpoints");
+        let folder = out.join(FOLDER);
         let keep = usize::try_from(keep).unwrap_or(usize::MAX).max(MIN_KEPT);
         let store = Store::new(&folder, keep).map_err(|error| failure(&error))?;
         Ok(Checkpoints { folder, store, identity })
@@ -49,12 +52,13 @@ impl Checkpoints {
         &self.folder
     }
 
-    /// The last step that has one.
+    /// The last step that has one below a run's folder, of whatever run.
     ///
     /// # Errors
     /// When the folder cannot be listed.
-    pub fn last(&self) -> Result<Option<u64>, Failure> {
-        Ok(self.store.steps().map_err(|error| failure(&error))?.last().copied())
+    pub fn last_below(out: &Path) -> Result<Option<u64>, Failure> {
+        let store = Store::new(&out.join(FOLDER), MIN_KEPT).map_err(|error| failure(&error))?;
+        Ok(store.steps().map_err(|error| failure(&error))?.last().copied())
     }
 
     /// Removes all of them.

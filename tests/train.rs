@@ -123,6 +123,9 @@ fn what_a_run_goes_on_from_must_be_its_own() {
     expect(&bench.train("run", &["--resume", "--overwrite"]), 2, "cannot be used with");
     let after = ["metrics.jsonl", "plan.perilune"].map(|f| bench.bytes(&format!("run/{f}")));
     assert!(before[1] == after[1]);
+    // What cannot run removes nothing.
+    expect(&bench.train("run", &["--overwrite", "--set", "seq=4000"]), 1, "needs 4001");
+    assert!(bench.path("run/checkpoints/step-2").exists());
     let anew = ["--overwrite", "--steps", "1", "--eval-every", "0"];
     expect(&bench.train("run", &anew), 0, "");
     assert!(!bench.path("run/checkpoints/step-2").exists());

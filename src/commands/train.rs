@@ -85,6 +85,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let start = Instant::now();
     let checked = args.spec.check()?;
     let mut settings = settings(args, &checked)?;
+    free_for_a_new_run(args)?;
     let plan = pipeline::compile(&checked.elaborated, device)?;
     let compile_seconds = start.elapsed().as_secs_f64();
     let entropies = corpus.entropies();
@@ -99,12 +100,16 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     ));
     let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
     let mut checkpoints = checkpoints(args, &checked, &corpus, (&bytes, settings.seed))?;
-    let resumed = begin(console, args, &mut checkpoints)?;
+    let resumed = if args.resume { Some(newest(console, &checkpoints)?) } else { None };
     settings.done = resumed.as_ref().map_or(0, |snapshot| snapshot.step);
     let threads = args.threads.map(usize::from);
     let options = Options { threads, device, ..Options::default() };
     let mut session = Session::new(plan, options).map_err(runtime)?;
     training::check(&session, &corpus, &settings)?;
+    // Nothing of an old run goes before the new one can begin.
+    if args.overwrite {
+        checkpoints.clear()?;
+    }
     write_file(&args.out.join("plan.perilune"), &bytes)?;
     if let Some(snapshot) = resumed {
         snapshot.restore(&mut session).map_err(runtime)?;
@@ -137,32 +142,25 @@ fn checkpoints(
     Checkpoints::below(&args.out, run_setting(checked, "keep", KEPT), Identity { plan, data, seed })
 }
 
-/// What the run goes on from, if it does; otherwise the folder is free for a new one.
-fn begin(
-    console: &Console,
-    args: &Args,
-    checkpoints: &mut Checkpoints,
-) -> Result<Option<Snapshot>, Failure> {
-    if args.resume {
-        let (snapshot, skipped) = checkpoints.newest()?;
-        for one in skipped {
-            console.note(&format!("warning: step {} is passed over: {}", one.step, one.reason));
-        }
-        console.note(&format!("going on after step {}", snapshot.step));
-        return Ok(Some(snapshot));
+/// A new run needs a folder without checkpoints, or leave to remove them.
+fn free_for_a_new_run(args: &Args) -> Result<(), Failure> {
+    if args.resume || args.overwrite {
+        return Ok(());
     }
-    if args.overwrite {
-        checkpoints.clear()?;
+    let Some(step) = Checkpoints::last_below(&args.out)? else { return Ok(()) };
+    let headline = format!("`{}` holds a run of {step} steps", args.out.display());
+    Err(Failure::input(headline)
+        .help("--resume goes on with it, --overwrite starts anew, --out names another folder"))
+}
+
+/// What the run goes on from.
+fn newest(console: &Console, checkpoints: &Checkpoints) -> Result<Snapshot, Failure> {
+    let (snapshot, skipped) = checkpoints.newest()?;
+    for one in skipped {
+        console.note(&format!("warning: step {} is passed over: {}", one.step, one.reason));
     }
-    match checkpoints.last()? {
-        None => Ok(None),
-        Some(step) => {
-            let headline = format!("`{}` holds a run of {step} steps", args.out.display());
-            Err(Failure::input(headline).help(
-                "--resume goes on with it, --overwrite starts anew, --out names another folder",
-            ))
-        }
-    }
+    console.note(&format!("going on after step {}", snapshot.step));
+    Ok(snapshot)
 }
 
 fn settings(args: &Args, checked: &Checked) -> Result<Settings, Failure> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use perilune_compiler::diagnostic::Diagnostics;
-use perilune_compiler::elaborate::{Elaborated, load_model, load_train};
+use perilune_compiler::elaborate::{Elaborated, load_model, load_spec, load_train};
 use perilune_compiler::graph::Graph;
 use perilune_compiler::program::ResultTarget;
 use perilune_compiler::source::{Loader, SourceMap};
@@ -187,5 +187,16 @@ fn a_mistake_in_a_setting_is_shown_where_it_is() {
         let found = diagnostics.list().first().expect("a message");
         assert!(none.is_none());
         assert_eq!(sources.text(found.primary.span), blamed, "{value}: {}", found.headline);
+    }
+}
+
+#[test]
+fn what_a_file_holds_is_told_by_its_value_and_not_by_its_first_line() {
+    for (path, steps) in [("t/model.ron", false), ("t/train.ron", true)] {
+        let mut disk = small("");
+        let text = format!("/* A `Train(..)`, or a\nModel? */ {}", disk.0[path]);
+        disk.0.insert(path.to_owned(), text);
+        let e = must(path, load_spec(&disk, path, &[]));
+        assert_eq!(e.train_step.is_some(), steps, "{path}");
     }
 }

@@ -85,7 +85,16 @@ pub fn load_model(
     path: &str,
     sets: &[(String, String)],
 ) -> (Option<Elaborated>, Diagnostics, SourceMap) {
-    load(loader, path, sets, false)
+    load(loader, path, sets, Some(false))
+}
+
+/// Elaborates a `Model(..)` or a `Train(..)` file, whichever it is.
+pub fn load_spec(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+) -> (Option<Elaborated>, Diagnostics, SourceMap) {
+    load(loader, path, sets, None)
 }
 
 /// Elaborates a `Train(..)` file with its model and optimizer.
@@ -94,7 +103,7 @@ pub fn load_train(
     path: &str,
     sets: &[(String, String)],
 ) -> (Option<Elaborated>, Diagnostics, SourceMap) {
-    load(loader, path, sets, true)
+    load(loader, path, sets, Some(true))
 }
 
 /// Reads a `Names(..)` file.
@@ -116,7 +125,7 @@ fn load(
     loader: &dyn Loader,
     path: &str,
     sets: &[(String, String)],
-    train: bool,
+    train: Option<bool>,
 ) -> (Option<Elaborated>, Diagnostics, SourceMap) {
     let mut sink = Sink::default();
     let mut files = Files::new(loader);

@@ -31,19 +31,21 @@ pub(super) struct Root {
     pub outputs: Vec<(String, Value)>,
 }
 
-/// Loads and elaborates a root file.
+/// Loads and elaborates a root file: the model alone, the training step, or what the file holds.
 pub(super) fn elaborate(
     files: &mut Files,
     sink: &mut Sink,
     path: &str,
     sets: &[(String, String)],
-    train: bool,
+    train: Option<bool>,
 ) -> Option<Elaborated> {
     let root = files.load_root(sink, path)?;
+    let is_model = |spec: &FileSpec| matches!(spec, FileSpec::Block(b) if b.what == "Model");
+    let train = train.unwrap_or(!is_model(&root.spec));
     let commands = read_sets(files, sink, sets);
     let name = root.path.trim_end_matches(".ron").to_owned();
     match &root.spec {
-        FileSpec::Block(spec) if spec.what == "Model" && !train => {
+        FileSpec::Block(spec) if is_model(&root.spec) && !train => {
             let mut cx = Cx::new(files, sink);
             let model = expand_model(&mut cx, &root, spec, &commands)?;
             cx.warn_unused();

@@ -40,8 +40,7 @@ pub fn check(
     path: &str,
     sets: &[(String, String)],
 ) -> Result<Checked, Failure> {
-    let load = if is_model(loader, path) { elaborate::load_model } else { elaborate::load_train };
-    let (elaborated, diagnostics, sources) = load(loader, path, sets);
+    let (elaborated, diagnostics, sources) = elaborate::load_spec(loader, path, sets);
     match elaborated {
         Some(elaborated) => Ok(Checked { elaborated, sources, warnings: diagnostics }),
         None if diagnostics.has_errors() => Err(Failure::Spec { diagnostics, sources }),
@@ -56,13 +55,6 @@ pub fn check(
 pub fn check_file(path: &Path, sets: &[(String, String)]) -> Result<Checked, Failure> {
     let (loader, below) = FolderLoader::for_spec(path);
     check(&loader, &below, sets)
-}
-
-/// Whether the file's value is a `Model(..)`; a file that cannot be read is reported by the loader.
-fn is_model(loader: &dyn Loader, path: &str) -> bool {
-    let text = loader.load(path).unwrap_or_default();
-    let code = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with("//"));
-    code.is_some_and(|line| line.starts_with("Model"))
 }
 
 /// Elaborates and compiles for the CPU.
@@ -86,14 +78,29 @@ pub fn compile(elaborated: &Elaborated, device: DeviceKind) -> Result<Plan, Fail
     Ok(compiled.map_err(internal)?.plan)
 }
 
-/// The kernels of a program after its last pass, at a stage; those of a GPU for Hopper.
+/// The kernels of a program after its last pass, at a stage; for Hopper where they are a GPU's,
+/// unless a target is given.
 ///
 /// # Errors
-/// A bug of ours.
-pub fn kernel_texts(mlir: &Mlir, program: &Program, stage: KernelStage) -> Result<String, Failure> {
-    let target = if stage.comes_from(KernelStage::Gpu) { Target::Sm90a } else { Target::Cpu };
+/// When the target has no such stage, or a bug of ours.
+pub fn kernel_texts(
+    mlir: &Mlir,
+    program: &Program,
+    stage: KernelStage,
+    target: Option<Target>,
+) -> Result<String, Failure> {
+    let gpu = stage.comes_from(KernelStage::Gpu);
+    let target = target.unwrap_or(if gpu { Target::Sm90a } else { Target::Cpu });
+    if gpu == (target == Target::Cpu) {
+        let headline = format!("`{}` has no stage `{}`", target.name(), stage.name());
+        let help = match gpu {
+            true => "give --target sm_90a or sm_80, or ask for loops or clif",
+            false => "ask for gpu, nvvm or ptx, or leave --target out",
+        };
+        return Err(Failure::new(Exit::Usage, headline).help(help));
+    }
     let (_, generated) = perilune_compiler::compile::sketch(program, target).map_err(internal)?;
-    text::write(mlir, (program, &generated), stage).map_err(internal)
+    text::write(mlir, (program, &generated), (stage, target)).map_err(internal)
 }
 
 /// Reads a table of checkpoint names.

@@ -83,6 +83,41 @@ fn a_node_is_explained_with_the_schedules_of_its_kernels_on_a_gpu() {
 }
 
 #[test]
+fn decisions_are_explained_for_the_dims_asked_for() {
+    let decisions = |more: &[&str]| {
+        let spec = ["explain", "decisions", "--spec", "models/k2-nano/train.ron"];
+        let output = perilune(&[&spec[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let (plain, wider) = (decisions(&[]), decisions(&["--set", "batch=5"]));
+    assert!(plain.contains(" bytes, "), "{plain}");
+    assert_ne!(plain, wider);
+    let alone = perilune(&["explain", "E0203", "--set", "batch=5"]);
+    assert_eq!(alone.status.code(), Some(2), "a dim of which spec?");
+}
+
+#[test]
+fn a_plan_without_a_file_is_refused_before_anything_is_compiled() {
+    let output = perilune(&["build", "models/no-such-spec.ron"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("say where to write it"), "{}", stderr(&output));
+}
+
+#[test]
+fn kernels_are_written_for_the_target_asked_for() {
+    let build = |more: &[&str]| perilune(&[&["build", "models/k2-nano/model.ron"], more].concat());
+    let ptx = build(&["--emit", "ptx", "--target", "sm_80"]);
+    assert_eq!(ptx.status.code(), Some(0), "{}", stderr(&ptx));
+    assert!(stdout(&ptx).contains(".target sm_80") && !stdout(&ptx).contains("sm_90"));
+    for (emit, target) in [("ptx", "cpu"), ("clif", "sm_80")] {
+        let refused = build(&["--emit", emit, "--target", target]);
+        assert_eq!(refused.status.code(), Some(2), "{emit} for {target}");
+        assert!(stderr(&refused).contains("has no stage"), "{}", stderr(&refused));
+    }
+}
+
+#[test]
 fn an_op_is_explained_with_an_example() {
     let output = perilune(&["explain", "Einsum"]);
     assert_eq!(output.status.code(), Some(0));

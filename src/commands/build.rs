@@ -29,9 +29,9 @@ pub(crate) struct Args {
     /// What to write
     #[arg(long, value_name = "STAGE", default_value = "plan", value_parser = PossibleValuesParser::new(emits()))]
     emit: String,
-    /// What a plan is for
-    #[arg(long, default_value = "cpu", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
-    target: String,
+    /// What a plan (cpu, unless said) or kernels (of a GPU: sm_90a, unless said) are for
+    #[arg(long, value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
+    target: Option<String>,
     /// File to write to (stdout; a plan needs a file)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -49,10 +49,11 @@ fn emits() -> Vec<String> {
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
-    let checked = args.spec.check()?;
+    let target = args.target.as_deref().and_then(Target::named);
     if args.emit == "plan" {
-        return plan(console, args, &checked);
+        return plan(console, args, target.unwrap_or(Target::Cpu));
     }
+    let checked = args.spec.check()?;
     let text = match args.emit.as_str() {
         "spec" => spec(&checked),
         "graph" => checked.elaborated.graphs().iter().map(ToString::to_string).collect(),
@@ -62,7 +63,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
             let last = STAGES.len() - 1;
             let program = program(&checked, stages::position(stage).unwrap_or(last));
             match kernels {
-                Some(stage) => kernel_texts(&Mlir::new(), &program, stage)?,
+                Some(stage) => kernel_texts(&Mlir::new(), &program, stage, target)?,
                 None => print(&program),
             }
         }
@@ -94,13 +95,12 @@ fn program(checked: &Checked, stage: usize) -> Program {
     program
 }
 
-fn plan(console: &Console, args: &Args, checked: &Checked) -> Result<Exit, Failure> {
-    let target = Target::named(&args.target).unwrap_or(Target::Cpu);
-    let plan = compile(&checked.elaborated, target).map_err(internal)?.plan;
+fn plan(console: &Console, args: &Args, target: Target) -> Result<Exit, Failure> {
     let path = args.output.as_ref().ok_or_else(|| {
         Failure::new(Exit::Usage, "a plan is a file: say where to write it")
             .help("add --output FILE, or --emit clif to look at its kernels")
     })?;
+    let plan = compile(&args.spec.check()?.elaborated, target).map_err(internal)?.plan;
     let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
     write_file(path, &bytes)?;
     let entries: Vec<_> = plan

@@ -16,9 +16,10 @@ use perilune_compiler::spec::suggest;
 use perilune_plan::{Plan, Step, StepOp};
 use serde_json::{Value, json};
 
+use super::spec_args::pair;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
-use crate::pipeline;
+use crate::pipeline::{self, Checked};
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
     spec: Option<PathBuf>,
+    /// Override a dim of the spec's model
+    #[arg(long = "set", value_name = "DIM=VALUE", value_parser = pair, requires = "spec")]
+    sets: Vec<(String, String)>,
     /// What the spec is compiled for; on a GPU a node's kernels show their schedules
     #[arg(long, default_value = "cpu", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
     target: String,
@@ -37,7 +41,8 @@ pub(crate) struct Args {
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let subject = args.subject.trim();
     let (text, value) = if let Some(spec) = &args.spec {
-        node(subject, spec, Target::named(&args.target).unwrap_or(Target::Cpu))?
+        let checked = pipeline::check_file(spec, &args.sets)?;
+        node(subject, &checked, Target::named(&args.target).unwrap_or(Target::Cpu))?
     } else {
         let by_name = || codes::all().into_iter().find(|e| e.name == subject);
         let found = codes::explain(subject).or_else(by_name).map(|found| code(&found));
@@ -80,8 +85,7 @@ fn describe_reason(reason: Reason) -> (String, Value) {
 }
 
 /// Where a node was written, what it is, and what was decided about it.
-fn node(subject: &str, spec: &std::path::Path, target: Target) -> Result<(String, Value), Failure> {
-    let checked = pipeline::check_file(spec, &[])?;
+fn node(subject: &str, checked: &Checked, target: Target) -> Result<(String, Value), Failure> {
     let mut program = import(&checked.elaborated.name, &checked.elaborated.graphs());
     compile::optimize(&mut program);
     let (plan, generated) = compile::sketch(&program, target).map_err(pipeline::internal)?;

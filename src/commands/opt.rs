@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
+use perilune_compiler::lower::Target;
 use perilune_compiler::lower::text::{self, KernelStage};
 use perilune_compiler::mlir::Mlir;
 use perilune_compiler::program::print::print;
@@ -18,6 +19,9 @@ use crate::pipeline::kernel_texts;
 /// Largest text that is read.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// Targets whose kernels have stages to choose a chip for.
+const GPUS: [Target; 2] = [Target::Sm90a, Target::Sm80];
+
 /// Arguments of `opt`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,6 +33,9 @@ pub(crate) struct Args {
     /// The stage to write
     #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(all_stages()))]
     to: String,
+    /// What kernels of a GPU are for
+    #[arg(long, default_value = "sm_90a", value_parser = PossibleValuesParser::new(GPUS.map(Target::name)))]
+    target: String,
     /// File to write to (stdout)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -50,7 +57,8 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let to = KernelStage::named(&args.to);
     let out = match (KernelStage::named(&args.from), to) {
         (Some(from), Some(to)) if to.comes_from(from) => {
-            text::resume(&mlir, &text, from, to).map_err(|e| refused(args, &e))?
+            text::resume(&mlir, &text, from, (to, target(args, to)))
+                .map_err(|e| refused(args, &e))?
         }
         (None, _) => from_program(args, &mlir, &text, to)?,
         (Some(_), _) => return Err(backwards(args)),
@@ -61,6 +69,14 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         None => console.data(&out),
     }
     Ok(Exit::Ok)
+}
+
+/// What the kernels of a stage are for.
+fn target(args: &Args, stage: KernelStage) -> Target {
+    match stage.comes_from(KernelStage::Gpu) {
+        true => Target::named(&args.target).unwrap_or(Target::Sm90a),
+        false => Target::Cpu,
+    }
 }
 
 /// The file's text, of a size that is read.
@@ -89,7 +105,7 @@ fn from_program(
     }
     stages::advance(&mut program, from, to);
     match kernels {
-        Some(stage) => kernel_texts(mlir, &program, stage),
+        Some(stage) => kernel_texts(mlir, &program, stage, Some(target(args, stage))),
         None => Ok(print(&program)),
     }
 }

@@ -28,8 +28,6 @@ const PASS: &str = "kernels";
 const NAME: &str = "sym_name";
 const BLOCKS: &str = "perilune.blocks";
 const NUMERICS: &str = "perilune.numerics";
-/// GPU kernels are shown for this one.
-const CHIP: ptx::Chip = ptx::SM_90A;
 
 /// A stage after the last of a program's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,22 +102,18 @@ impl KernelStage {
     }
 }
 
-/// The kernels of a program after its last pass, at a stage, and on the road to PTX those that
-/// `kernels-gen` is to write.
+/// The kernels of a program after its last pass, at a stage and for a target that has it, and on the
+/// road to PTX those that `kernels-gen` is to write.
 ///
 /// # Errors
 /// A broken invariant: a bug of the compiler.
 pub fn write(
     mlir: &Mlir,
     (program, generated): (&Program, &[Generated]),
-    stage: KernelStage,
+    (stage, target): (KernelStage, Target),
 ) -> Result<String, InternalError> {
     let first = std::iter::successors(Some(stage), |s| s.before()).last().unwrap_or(stage);
     let mut out = String::new();
-    let target = match first {
-        KernelStage::Gpu | KernelStage::Nvvm | KernelStage::Ptx => Target::Sm90a,
-        KernelStage::Loops | KernelStage::Clif => Target::Cpu,
-    };
     for (number, rows) in loop_kernels(program, target) {
         let kernel = &*named(&program.kernels[number as usize], rows);
         let (text, blocks, numerics) = match first {
@@ -142,10 +136,11 @@ pub fn write(
         let header = Header { name, blocks: kernel.blocks, numerics };
         out += &header.module(mlir, &mapped.as_module())?;
     }
-    resume(mlir, &out, first, stage)
+    resume(mlir, &out, first, (stage, target))
 }
 
-/// The text of a stage from that of an earlier one; the same text, if it is the same stage.
+/// The text of a stage from that of an earlier one, for a target that has it; the same text, if it
+/// is the same stage.
 ///
 /// # Errors
 /// When the text does not verify, lacks a kernel's attributes or cannot be lowered, or no road
@@ -154,14 +149,14 @@ pub fn resume(
     mlir: &Mlir,
     text: &str,
     from: KernelStage,
-    to: KernelStage,
+    (to, target): (KernelStage, Target),
 ) -> Result<String, InternalError> {
     let road = to.road(from).ok_or_else(|| {
         InternalError::new(PASS, format!("`{}` does not come from `{}`", to.name(), from.name()))
     })?;
     let mut text = normal(mlir, text)?;
     for stage in road {
-        text = advance(mlir, &text, stage)?;
+        text = advance(mlir, &text, (stage, target))?;
     }
     Ok(text)
 }
@@ -173,7 +168,11 @@ fn normal(mlir: &Mlir, text: &str) -> Result<String, InternalError> {
 }
 
 /// One step.
-fn advance(mlir: &Mlir, text: &str, to: KernelStage) -> Result<String, InternalError> {
+fn advance(
+    mlir: &Mlir,
+    text: &str,
+    (to, target): (KernelStage, Target),
+) -> Result<String, InternalError> {
     let mut out = String::new();
     for (header, text) in kernels(mlir, text)? {
         let mut module = mlir.parse(PASS, &text)?;
@@ -184,7 +183,8 @@ fn advance(mlir: &Mlir, text: &str, to: KernelStage) -> Result<String, InternalE
                 writeln!(out, ";; {header}\n{}", clif.trim_end())
             }
             KernelStage::Nvvm => {
-                ptx::to_nvvm(mlir, &mut module, &CHIP)?;
+                let chip = target.chip().ok_or_else(|| InternalError::new(PASS, "a CPU's nvvm"))?;
+                ptx::to_nvvm(mlir, &mut module, chip)?;
                 write!(out, "{}", mlir.print(PASS, &module)?)
             }
             KernelStage::Ptx => {

@@ -104,6 +104,20 @@ fn a_result_is_not_written_over_what_another_loop_still_reads() {
 }
 
 #[test]
+fn a_mean_of_narrow_floats_is_in_range_where_their_sum_is_not() {
+    let mut graph = Graph::new("run");
+    for dtype in [DType::f16, DType::bf16] {
+        let x = graph.input(dtype.name(), ArgKind::Feed, Type::new(dtype, [2, 20_000]));
+        let body = generic::body_of(1, |_, x| x[0]);
+        let (extents, maps) = (vec![2, 20_000], vec![generic::dims(0..2)]);
+        let g = Generic { extents, maps, out: vec![0], combine: Some(Combine::Sum), body };
+        let mean = push(&mut graph, Reduce { reduction: Reduction::Mean, generic: g }, &[x]);
+        graph.output(mean, ResultTarget::Fetch(format!("mean of {dtype}")));
+    }
+    holds(graph, 0.02);
+}
+
+#[test]
 fn a_product_of_a_tensor_with_itself_need_not_be_symmetric_item_by_item() {
     // `a b k, c d k -> a c b d` and, for each pair of heads, `s h k, t g k -> h g s t`.
     for (lhs, rhs, out) in

@@ -70,7 +70,7 @@ impl Reduce {
     fn n_combined(&self) -> u64 {
         let g = &self.generic;
         let reduced = (0..g.extents.len()).filter(|d| !g.out.contains(&(*d as u32)));
-        reduced.map(|d| g.extents[d]).product()
+        reduced.map(|d| g.extents[d]).fold(1, u64::saturating_mul)
     }
 
     fn mean_factor(&self) -> f64 {
@@ -237,14 +237,19 @@ impl OpDef for Reduce {
             // Nothing is reduced after all: every element stands alone.
             g.combine = None;
         }
-        let sum = cx.push(OpKind::Generic(g), operands, ty.clone());
         if self.reduction != Reduction::Mean {
-            return vec![sum];
+            return vec![cx.push(OpKind::Generic(g), operands, ty.clone())];
         }
+        // The sum of many is out of a narrow type's range where their mean is not.
+        let wide = if ty.dtype.bytes() < 4 { DType::f32 } else { ty.dtype };
+        let element = g.body.results[0];
+        g.body.results[0] = g.body.cast(element, ty.dtype, wide);
+        let sum = cx.push(OpKind::Generic(g), operands, ty.with_dtype(wide));
         let factor = self.mean_factor();
         let body = generic::body_of(1, |b, a| {
-            let c = b.number(factor, ty.dtype);
-            b.mul(a[0], c)
+            let c = b.number(factor, wide);
+            let mean = b.mul(a[0], c);
+            b.cast(mean, wide, ty.dtype)
         });
         let scale = generic::elementwise(&ty.shape, 1, body);
         vec![cx.push(OpKind::Generic(scale), &[sum], ty.clone())]

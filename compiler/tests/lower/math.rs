@@ -106,18 +106,18 @@ fn sin_and_cos_are_within_1e7_up_to_200000() {
     }
 }
 
-/// `xʸ` through the JIT.
-fn powers(bases: &[f32], exponents: &[f32]) -> Vec<f32> {
+/// A function of two values through the JIT.
+fn both(f: Binary, first: &[f32], second: &[f32]) -> Vec<f32> {
     let mlir = Mlir::new();
     let mut m = Make::default();
-    let n = bases.len() as u64;
+    let n = first.len() as u64;
     let (x, y) = (m.param(DType::f32, &[n]), m.param(DType::f32, &[n]));
     let z = m.generic((&[n], &["a", "a"], "a", None), &[x, y], |b| {
         let (x, y) = (b.arg(0), b.arg(1));
-        b.binary(Binary::Pow, x, y)
+        b.binary(f, x, y)
     });
-    let kernel = m.kernel("pow", &[z]);
-    let args = [bases, exponents]
+    let kernel = m.kernel("both", &[z]);
+    let args = [first, second]
         .map(|x| Tensor { shape: vec![n], data: x.iter().map(|x| f64::from(*x)).collect() });
     let out = run(&kernel, &lower(&mlir, &kernel), &args);
     out[0].data.iter().map(|z| *z as f32).collect()
@@ -128,7 +128,7 @@ fn pow_is_within_one_ulp() {
     let bases = spread(1e-5, 1e6, 200_003);
     let exponents: Vec<f32> =
         (0..bases.len()).map(|i| ((i * 7919) % 2000) as f32 / 400.0 - 2.5).collect();
-    for ((x, y), z) in bases.iter().zip(&exponents).zip(powers(&bases, &exponents)) {
+    for ((x, y), z) in bases.iter().zip(&exponents).zip(both(Binary::Pow, &bases, &exponents)) {
         let want = f64::from(*x).powf(f64::from(*y));
         assert!(ulps(z, want) <= 1.0, "{x}^{y} = {z}, not {want}");
     }
@@ -139,7 +139,19 @@ fn pow_of_what_is_unknown_is_unknown() {
     let nan = f32::NAN;
     let bases = [nan, nan, 2.0, 0.0, f32::INFINITY, -1.0, 1.0];
     let exponents = [0.7, -2.5, nan, nan, nan, nan, nan];
-    let found = powers(&bases, &exponents);
+    let found = both(Binary::Pow, &bases, &exponents);
     assert!(found.iter().all(|z| z.is_nan()), "{found:?}");
-    assert_eq!(powers(&[nan, 0.0, f32::INFINITY], &[0.0, 0.0, 0.0]), [1.0; 3]);
+    assert_eq!(both(Binary::Pow, &[nan, 0.0, f32::INFINITY], &[0.0, 0.0, 0.0]), [1.0; 3]);
+}
+
+#[test]
+fn remainders_are_exact_and_have_the_sign_of_what_is_divided() {
+    let mut first = spread(1e-3, 1e3, 20_000);
+    let mut second: Vec<f32> = (0..20_000).map(|i| (i * 7919 % 97) as f32 / 8.0 + 0.1).collect();
+    first.extend([5.0, -5.0, 5.0, 6.0, -6.0, 3.0, 1e-30, f32::INFINITY, 1.0, f32::NAN]);
+    second.extend([0.1, 0.1, -0.1, 3.0, 3.0, f32::INFINITY, 1.0, 2.0, 0.0, 1.0]);
+    for ((x, y), r) in first.iter().zip(&second).zip(both(Binary::Rem, &first, &second)) {
+        let want = x % y;
+        assert!(r == want || r.is_nan() && want.is_nan(), "{x} mod {y} = {r}, not {want}");
+    }
 }

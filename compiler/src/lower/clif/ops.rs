@@ -422,13 +422,37 @@ fn rsqrt(b: &mut Builder, op: Op<'_, '_>) -> Done {
     Ok(())
 }
 
+/// `x − trunc(x/y)·y`, rounded once. Where the quotient was rounded up to a whole number, the rest has
+/// the other sign than `x` and is one `y` short. Exact while quotients are below 2^23.
 fn remainder(b: &mut Builder, op: Op<'_, '_>) -> Done {
     let (x, y) = (arg(b, op, 0)?, arg(b, op, 1)?);
+    let out = result(op, 0)?;
+    let shape = shape_of(out)?;
+    let zero = match (shape.elem, shape.vector) {
+        (Elem::F64, _) => b.def("f64const 0x0.0"),
+        (_, true) => b.f32x4(0.0),
+        (_, false) => b.f32(0.0),
+    };
+    let pick = |b: &mut Builder, mask: &Name, yes: &Name, no: &Name| match shape.vector {
+        true => b.blend(mask, yes, no),
+        false => b.def(&format!("select {mask}, {yes}, {no}")),
+    };
     let quotient = b.two("fdiv", &x, &y);
     let whole = b.one("trunc", &quotient);
-    let part = b.two("fmul", &whole, &y);
-    let name = b.two("fsub", &x, &part);
-    b.bind(result(op, 0)?, name);
+    let minus = b.one("fneg", &whole);
+    let rest = b.fma(&minus, &y, &x);
+    let (above, size) = (b.two("fcmp gt", &x, &zero), b.one("fabs", &y));
+    let short = b.two("fcmp lt", &rest, &zero);
+    let short = b.two("band", &above, &short);
+    let (below, long) = (b.two("fcmp lt", &x, &zero), b.two("fcmp gt", &rest, &zero));
+    let long = b.two("band", &below, &long);
+    let (more, less) = (b.two("fadd", &rest, &size), b.two("fsub", &rest, &size));
+    let rest = pick(b, &short, &more, &rest);
+    let rest = pick(b, &long, &less, &rest);
+    let x_size = b.one("fabs", &x);
+    let small = b.two("fcmp lt", &x_size, &size);
+    let name = pick(b, &small, &x, &rest);
+    b.bind(out, name);
     Ok(())
 }
 

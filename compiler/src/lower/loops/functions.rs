@@ -75,12 +75,7 @@ impl Emitter {
     pub(super) fn binary_intrinsic(&mut self, f: Binary, a: Val, b: Val) -> Option<Val> {
         let (a, b) = self.level(a, b);
         match f {
-            Binary::Rem => {
-                let quotient = self.two("arith.divf", a, b);
-                let whole = self.intrinsic("llvm.trunc", &[quotient]);
-                let whole = self.one("arith.negf", whole);
-                Some(self.intrinsic("llvm.fma", &[whole, b, a]))
-            }
+            Binary::Rem => Some(self.remainder(a, b)),
             Binary::Pow if a.ty.elem == Elem::F32 => {
                 let log = self.logarithm(a);
                 let product = self.two("arith.mulf", b, log);
@@ -88,6 +83,27 @@ impl Emitter {
             }
             _ => None,
         }
+    }
+
+    /// `a − trunc(a/b)·b`, rounded once. Where the quotient was rounded up to a whole number, the rest
+    /// has the other sign than `a` and is one `b` short. Exact while quotients are below 2^23.
+    fn remainder(&mut self, a: Val, b: Val) -> Val {
+        let quotient = self.two("arith.divf", a, b);
+        let whole = self.intrinsic("llvm.trunc", &[quotient]);
+        let minus = self.one("arith.negf", whole);
+        let rest = self.intrinsic("llvm.fma", &[minus, b, a]);
+        let zero = self.float(0.0, a.ty);
+        let size = self.intrinsic("llvm.fabs", &[b]);
+        let (above, short) = (self.compare(Cmp::Gt, a, zero), self.compare(Cmp::Lt, rest, zero));
+        let short = self.two("arith.andi", above, short);
+        let (below, long) = (self.compare(Cmp::Lt, a, zero), self.compare(Cmp::Gt, rest, zero));
+        let long = self.two("arith.andi", below, long);
+        let (more, less) = (self.two("arith.addf", rest, size), self.two("arith.subf", rest, size));
+        let rest = self.select(short, more, rest);
+        let rest = self.select(long, less, rest);
+        let a_size = self.intrinsic("llvm.fabs", &[a]);
+        let small = self.compare(Cmp::Lt, a_size, size);
+        self.select(small, a, rest)
     }
 
     /// A call of an intrinsic that vectors have.

@@ -155,6 +155,35 @@ fn a_chain_is_fused_past_a_contraction() {
     insta::assert_snapshot!("fuse_chain", around(&mut program, fuse::run));
 }
 
+/// The lower half of the rows of `[16, 8]` above the upper half.
+fn roll() -> String {
+    "func.func private @roll(%p: tensor<16x8xf32>) -> (tensor<16x8xf32>) {
+       %a = tensor.extract_slice %p[8, 0] [8, 8] [1, 1] : tensor<16x8xf32> to tensor<8x8xf32>
+       %b = tensor.extract_slice %p[0, 0] [8, 8] [1, 1] : tensor<16x8xf32> to tensor<8x8xf32>
+       %v = tensor.concat dim(0) %a, %b : (tensor<8x8xf32>, tensor<8x8xf32>) -> tensor<16x8xf32>
+       return %v : tensor<16x8xf32>
+     }\n"
+    .to_owned()
+}
+
+#[test]
+fn an_edge_that_is_refused_does_not_come_inside_along_another() {
+    let mlir = Mlir::new();
+    let kernels = [exponential(), addition(), roll()];
+    // `r` reads other rows of `a` than its own; `b` is with `r` when it meets `c`, which is with `a`.
+    let list = ["a = exp y", "c = exp a", "r = roll a", "b = add r c"];
+    let mut program = program(&mlir, &kernels, &list, &["b"]);
+    fuse::run(&mut program);
+    let nodes: Vec<&[String]> =
+        program.entries[0].calls.iter().map(|c| c.nodes.as_slice()).collect();
+    assert_eq!(nodes, [["a", "c"], ["r", "b"]]);
+    let decided = program.entries[0].calls[1].decisions.iter().map(|d| d.reason);
+    assert_eq!(
+        decided.collect::<Vec<_>>(),
+        [Reason::Misaligned, Reason::Misaligned, Reason::Fused, Reason::Misaligned]
+    );
+}
+
 #[test]
 fn the_rows_of_a_contraction_take_an_epilogue() {
     let mlir = Mlir::new();

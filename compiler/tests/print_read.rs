@@ -521,7 +521,7 @@ fn text_that_is_no_program_is_refused_with_a_reason() {
             "module { func.func private @k() -> tensor<1152921504606846976xi1> {
                %c = arith.constant dense<0> : tensor<1152921504606846976xi1>
                return %c : tensor<1152921504606846976xi1> } }",
-            "a constant of more than 65536 elements",
+            "a constant of more than 4096 elements",
         ),
         ("module attributes {perilune.name = \"\\FF\"} {}", "not UTF-8"),
         (

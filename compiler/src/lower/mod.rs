@@ -326,7 +326,7 @@ pub(crate) fn flops(kernel: &Kernel) -> u64 {
         OpKind::Generic(g) => {
             let counts = |s: &&ScalarOp| matches!(s, ScalarOp::Unary(..) | ScalarOp::Binary(..));
             let body = g.body.ops.iter().filter(counts).count() as u64;
-            (body + u64::from(g.combine.is_some())) * g.extents.iter().product::<u64>()
+            (body + u64::from(g.combine.is_some())).saturating_mul(g.points())
         }
         OpKind::Slice(_)
         | OpKind::Concat(_)
@@ -336,7 +336,7 @@ pub(crate) fn flops(kernel: &Kernel) -> u64 {
         | OpKind::Contract(_)
         | OpKind::Dialect(_) => 0,
     };
-    kernel.ops.iter().map(of).sum()
+    kernel.ops.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// What a reader must know of the arithmetic.

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use crate::lower::loops::{is_horizontal, reshape_groups};
+use crate::lower::loops::reshape_groups;
 use crate::program::{Kernel, KernelOp, OpKind, V};
 use crate::scalar::{Binary, ScalarOp, Unary};
 
@@ -157,7 +157,7 @@ fn reach(kernel: &Kernel, result: V) -> Reach {
             let dims: HashSet<usize> = made.iter().flatten().copied().collect();
             let leading = (0..root.len()).take_while(|d| dims.contains(d)).count();
             reach.limit = Some(reach.limit.map_or(leading, |l| l.min(leading)));
-            if is_horizontal(g) {
+            if g.is_horizontal() {
                 reach.needed = dims.iter().map(|d| d + 1).max().unwrap_or(0).max(reach.needed);
             }
         }
@@ -216,7 +216,7 @@ fn operand_made(
 /// Points of all iteration spaces together.
 fn work(kernel: &Kernel) -> u64 {
     let point = |op: &KernelOp| match &op.kind {
-        OpKind::Generic(g) => g.extents.iter().product(),
+        OpKind::Generic(g) => g.points(),
         OpKind::Slice(_)
         | OpKind::Concat(_)
         | OpKind::Pad { .. }
@@ -236,7 +236,7 @@ fn unroll(kernel: &Kernel) -> u32 {
     for op in &kernel.ops {
         if let OpKind::Generic(g) = &op.kind {
             cost += g.body.ops.iter().map(instructions).sum::<u32>();
-            columns |= g.combine.is_some() && !is_horizontal(g);
+            columns |= g.combine.is_some() && !g.is_horizontal();
         }
     }
     match (columns, cost) {

@@ -71,20 +71,20 @@ impl Facts {
             (Shape::Rows(r), _) | (_, Shape::Rows(r)) => Shape::Rows(r.clone()),
             (Shape::Elementwise, Shape::Elementwise) => Shape::Elementwise,
         };
-        let longer = (self.extents.len(), self.extents.iter().product::<u64>())
-            >= (other.extents.len(), other.extents.iter().product::<u64>());
+        let size = |f: &Facts| {
+            (f.extents.len(), f.extents.iter().fold(1u64, |n, extent| n.saturating_mul(*extent)))
+        };
+        let longer = size(self) >= size(other);
         let extents = if longer { &self.extents } else { &other.extents };
         Facts { shape, extents: extents.clone(), ops: self.ops + other.ops }
     }
 }
 
-/// How a generic reduces: along rows where the last dimension of an operand is reduced.
+/// How a generic reduces, as its loops do.
 fn reduction(g: &Generic) -> Shape {
     if g.combine.is_none() {
         return Shape::Elementwise;
     }
-    let kept = g.out.len() as u32;
-    let along = g.maps.iter().any(|m| matches!(m.last(), Some(Some(d)) if *d >= kept));
     let rows = g.out.iter().map(|d| g.extents[*d as usize]).collect();
-    if along { Shape::Rows(rows) } else { Shape::Columns }
+    if g.is_horizontal() { Shape::Rows(rows) } else { Shape::Columns }
 }

@@ -64,8 +64,8 @@ pub struct Kernel {
     pub results: Vec<V>,
 }
 
-/// Most elements of a constant: each is part of the text.
-pub const MAX_CONSTANT_ELEMS: u64 = 1 << 16;
+/// Most elements of a constant: each is part of the text, and of the stack of every thread.
+pub const MAX_CONSTANT_ELEMS: u64 = 1 << 12;
 
 /// One op of a kernel body. Each makes one value, except [`OpKind::Dialect`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +122,24 @@ pub struct Generic {
     /// Element function. `Arg(i)` is operand `i`; `Load(j, …)` reads operand `maps.len() + j` whole.
     /// Yields exactly one value.
     pub body: Body,
+}
+
+impl Generic {
+    /// Whether a reduction runs along rows: its widest operand is contiguous along a reduced
+    /// dimension. Others run down columns.
+    pub(crate) fn is_horizontal(&self) -> bool {
+        let widest = self.maps.iter().map(Vec::len).max().unwrap_or(0);
+        self.maps
+            .iter()
+            .filter(|m| m.len() == widest)
+            .filter_map(|m| m.last().copied().flatten())
+            .any(|d| !self.out.contains(&d))
+    }
+
+    /// Points of its iteration space; the largest number, if there are more.
+    pub(crate) fn points(&self) -> u64 {
+        self.extents.iter().fold(1, |n, extent| n.saturating_mul(*extent))
+    }
 }
 
 /// Combiner of a reduction; the identity is implied (0, −∞ or lowest, +∞ or highest).

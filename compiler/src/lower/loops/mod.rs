@@ -16,7 +16,6 @@ mod roots;
 mod seams;
 mod threads;
 
-pub(crate) use reduce::is_horizontal;
 pub(crate) use roots::{argument_types, emit_cpu};
 pub(crate) use seams::{refined, reshape_groups};
 pub(crate) use threads::{SHARED_BYTES, emit_gpu};

@@ -305,14 +305,3 @@ fn lane_dim(g: &Generic) -> usize {
     let votes = |d: usize| g.maps.iter().filter(|m| m.last() == Some(&Some(d as u32))).count();
     reduced.iter().copied().max_by_key(|d| (votes(*d), *d)).unwrap_or(0)
 }
-
-/// Whether lanes of the reduction should run along a reduced dimension: its widest operand is
-/// contiguous along one.
-pub(crate) fn is_horizontal(g: &Generic) -> bool {
-    let widest = g.maps.iter().map(Vec::len).max().unwrap_or(0);
-    g.maps
-        .iter()
-        .filter(|m| m.len() == widest)
-        .filter_map(|m| m.last().copied().flatten())
-        .any(|d| !g.out.contains(&d))
-}

@@ -9,7 +9,6 @@
 use indexmap::IndexMap;
 
 use super::WARP;
-use crate::lower::loops::is_horizontal;
 use crate::lower::tiling::{common_prefix, rows_needed, shape};
 use crate::program::{Generic, Kernel, OpKind, V};
 use crate::types::DType;
@@ -115,7 +114,7 @@ fn reaches_horizontal(kernel: &Kernel, result: V) -> bool {
         if !seen.insert(i) {
             continue;
         }
-        if matches!(&op.kind, OpKind::Generic(g) if g.combine.is_some() && is_horizontal(g)) {
+        if matches!(&op.kind, OpKind::Generic(g) if g.combine.is_some() && g.is_horizontal()) {
             return true;
         }
         stack.extend(&op.operands);
@@ -139,10 +138,11 @@ fn generics(kernel: &Kernel) -> impl Iterator<Item = &Generic> {
 /// Elements that the longest horizontal reduction combines into one.
 fn longest_reduction(kernel: &Kernel) -> u64 {
     generics(kernel)
-        .filter(|g| g.combine.is_some() && is_horizontal(g))
+        .filter(|g| g.combine.is_some() && g.is_horizontal())
         .map(|g| {
             let reduced = |(d, n): (usize, &u64)| (!g.out.contains(&(d as u32))).then_some(*n);
-            g.extents.iter().enumerate().filter_map(reduced).product()
+            let reduced = g.extents.iter().enumerate().filter_map(reduced);
+            reduced.fold(1, u64::saturating_mul)
         })
         .max()
         .unwrap_or(0)

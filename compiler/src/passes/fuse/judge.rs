@@ -53,8 +53,6 @@ impl Fuser<'_> {
         if made_again(consumer) && !made_again(producer) {
             return Reason::MadeAgain;
         }
-        let kernel = self.kernels.get(self.entry.calls[consumer].kernel);
-        let param = self.entry.calls[consumer].args.iter().position(|s| *s == slot).unwrap_or(0);
         let only_reader = self.readers[&slot].len() == 1 && !self.is_result(slot);
         if c.shape == Shape::Columns {
             // The reduction walks its operands once; anything else the producer feeds would walk
@@ -64,7 +62,7 @@ impl Fuser<'_> {
             return if inlined { self.judge_size_and_order(a, b) } else { Reason::NotFusable };
         }
         let Some(rows) = common_rows(p, c) else { return Reason::RowsDiffer };
-        if !row_aligned(kernel, param, rows.len()) {
+        if !self.reads_own_rows(a, b, rows.len()) {
             return Reason::Misaligned;
         }
         let whole = p.extents == c.extents;
@@ -96,7 +94,26 @@ impl Fuser<'_> {
         if reduces && (rows.iter().product::<u64>() < MIN_ROWS || p.extents != c.extents) {
             return Reason::FewRows;
         }
+        if !self.reads_own_rows(a, b, rows.len()) {
+            return Reason::Misaligned;
+        }
         self.judge_size_and_order(a, b)
+    }
+
+    /// Whether what either of two groups makes is read at the own rows by the other, so that it need
+    /// not be computed again for another row: merging takes every edge between them inside.
+    fn reads_own_rows(&self, a: usize, b: usize, rows: usize) -> bool {
+        let made_in = |group: usize, slot: &Slot| {
+            self.maker.get(slot).is_some_and(|maker| self.groups.find(*maker) == group)
+        };
+        let aligned = |reader: usize, from: usize| {
+            let call = &self.entry.calls[reader];
+            let kernel = self.kernels.get(call.kernel);
+            let params = call.args.iter().enumerate().filter(|(_, slot)| made_in(from, slot));
+            params.into_iter().all(|(param, _)| row_aligned(kernel, param, rows))
+        };
+        self.groups.members(b).iter().all(|reader| aligned(*reader, a))
+            && self.groups.members(a).iter().all(|reader| aligned(*reader, b))
     }
 
     fn judge_size_and_order(&self, a: usize, b: usize) -> Reason {

@@ -26,6 +26,6 @@ codes! {
     EXPR_TYPE = 309, "expression-type", "The types inside an expression do not fit: both sides of an operator have one dtype, conditions are comparisons, shifts take i32.\nConvert with `f32(x)` or `i32(x)`.";
     /// An einsum equation is malformed.
     EINSUM_EQUATION = 310, "einsum-equation", "An einsum equation reads `words, words -> words`: per operand one word per dimension, separated by spaces, and after the arrow the words of the result.\nA word stands once per operand; a word of the result stands in an operand; a word of one operand alone must be in the result (reduce it first with `Sum`).";
-    /// The result has more elements or bytes than a program can address.
-    TOO_LARGE = 311, "too-large", "A tensor would have more than 2^60 bytes.\nCheck the dims it is made of.";
+    /// The result has more elements or bytes than a program can address, or takes more points.
+    TOO_LARGE = 311, "too-large", "A tensor would have more than 2^60 bytes, or take more than 2^60 points to compute.\nCheck the dims it is made of.";
 }

@@ -341,7 +341,9 @@ impl<'a, 'l> Cx<'a, 'l> {
 
     /// Reports a shape with too many elements.
     pub(super) fn check_elems(&mut self, shape: &[u64], span: Span) -> bool {
-        let elems = shape.iter().fold(1u128, |acc, d| acc.saturating_mul(u128::from(*d)));
+        // An extent of 0 does not make others small: products of them are taken all over.
+        let factor = |d: &u64| u128::from(*d).max(1);
+        let elems = shape.iter().fold(1u128, |acc, d| acc.saturating_mul(factor(d)));
         if elems <= MAX_ELEMS {
             return true;
         }

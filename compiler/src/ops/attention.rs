@@ -127,6 +127,8 @@ pub(super) fn expect_heads(operands: &[Type]) -> Result<Extents, TypeError> {
         expect_extents(operands, (a, dim), (b, dim))?;
     }
     let e = Extents::of(&operands[0].shape, &operands[1].shape, &operands[2].shape);
+    let per_pair = e.qk_dim.saturating_add(e.v_dim);
+    support::expect_iterable(&[e.batch, e.heads, e.seq_q, operands[1].shape[1], per_pair])?;
     if !e.heads.is_multiple_of(e.kv_heads) {
         let headline = format!("{} key heads do not divide {} query heads", e.kv_heads, e.heads);
         return Err(TypeError::new(codes::EXTENTS_DIFFER, headline)

@@ -257,6 +257,7 @@ impl OpDef for Einsum {
                 .operand(0, a)
                 .help("convert one with `Cast`"));
         }
+        support::expect_iterable(&self.extents(operands))?;
         let shape = self.out.iter().map(|id| first[id].1).collect();
         Ok(vec![checked(operands[0].dtype, shape)?])
     }

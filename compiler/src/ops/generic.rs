@@ -5,7 +5,7 @@
 //! - Canonical: result dimensions come first, in order; then the reduced ones. Every argument of
 //!   the body is read, and no two operands are the same tensor read the same way.
 
-use super::support::{TypeError, checked};
+use super::support::{TypeError, checked, expect_iterable};
 use super::{Builder, Op, Value, codes};
 use crate::program::evaluate::{combine, identity};
 use crate::program::{Combine, Generic};
@@ -69,6 +69,7 @@ pub fn infer(g: &Generic, operands: &[Type]) -> Result<Type, TypeError> {
             }
         }
     }
+    expect_iterable(&g.extents)?;
     let dtypes: Vec<DType> = operands.iter().map(|t| t.dtype).collect();
     let (args, loads) = dtypes.split_at(g.maps.len());
     g.body.verify(args, loads).map_err(|e| TypeError::new(codes::EXPR_TYPE, e))?;

@@ -111,7 +111,12 @@ impl OpDef for RaggedEinsum {
         let [a, b] = form.operands.as_slice() else {
             let headline = format!("expected 2 operands, found {}", form.operands.len());
             let span = form.operands.get(2).map_or(form.equation.span, |o| o.span);
-            cx.report(Diagnostic::error(codes::OPERAND_COUNT, headline, span, "rows and matrices, or rows and rows"));
+            cx.report(Diagnostic::error(
+                codes::OPERAND_COUNT,
+                headline,
+                span,
+                "rows and matrices, or rows and rows",
+            ));
             return None;
         };
         let operands = support::operands(cx, &[a, b, &form.offsets]);
@@ -150,6 +155,7 @@ impl OpDef for RaggedEinsum {
             let headline = "offsets are empty; there is one more than groups";
             return Err(TypeError::new(codes::EXTENTS_DIFFER, headline).operand(2, &operands[2]));
         };
+        support::expect_iterable(&[x[0], x[1], w.last().copied().unwrap_or(1)])?;
         let shape = match self.form {
             Ragged::Outer => {
                 expect_extents(operands, (0, 0), (1, 0))?;

@@ -131,6 +131,15 @@ pub(super) fn checked(dtype: DType, shape: Vec<u64>) -> Result<Type, TypeError> 
     }
 }
 
+/// Refuses an iteration space that no program finishes: more than 2^60 points.
+pub(super) fn expect_iterable(extents: &[u64]) -> Result<(), TypeError> {
+    let points = extents.iter().fold(1u64, |n, extent| n.saturating_mul(*extent));
+    if points <= 1 << 60 {
+        return Ok(());
+    }
+    Err(TypeError::new(codes::TOO_LARGE, "iterates over more than 2^60 points"))
+}
+
 /// Bytes of all operands and results.
 pub(super) fn touched(operands: &[Type], results: &[Type]) -> u64 {
     operands.iter().chain(results).map(Type::bytes).sum()

@@ -4,7 +4,8 @@
 //! - Groups are tried in the order written; the first that matches takes the parameter.
 
 use super::block::{
-    Constant, InputSpec, read_defaults, read_doc, read_imports, read_inputs, read_words,
+    Constant, InputSpec, duplicate_name, read_defaults, read_doc, read_imports, read_inputs,
+    read_words,
 };
 use super::nodes::{ApplySpec, NodeSpec, quoted_names, read_call, read_nodes};
 use super::read::{self, Fields, Sink};
@@ -42,7 +43,7 @@ pub struct OptimizerSpec {
 /// `Group(..)`; every condition given must hold.
 #[derive(Clone, Debug)]
 pub struct GroupSpec {
-    /// Its name, part of state and node paths.
+    /// Its name, which no other group has: what a reader calls it.
     pub name: Name,
     /// Path globs, any of which.
     pub matches: Vec<Name>,
@@ -82,6 +83,12 @@ pub fn read_optimizer(sink: &mut Sink, tree: &Tree) -> Option<OptimizerSpec> {
     let groups = groups.and_then(|t| read::list(sink, t, "a list of groups")).unwrap_or_default();
     let after =
         f.get("after").and_then(|t| read::list(sink, t, "a list of rules")).unwrap_or_default();
+    let groups: Vec<GroupSpec> = groups.iter().filter_map(|t| read_group(sink, t)).collect();
+    for (n, group) in groups.iter().enumerate() {
+        if let Some(first) = groups[..n].iter().find(|g| g.name.text == group.name.text) {
+            sink.push(duplicate_name(&group.name.text, group.name.span, first.name.span));
+        }
+    }
     let mut broken = Vec::new();
     Some(OptimizerSpec {
         span: tree.head_span(),
@@ -92,7 +99,7 @@ pub fn read_optimizer(sink: &mut Sink, tree: &Tree) -> Option<OptimizerSpec> {
         lets,
         inputs: read_inputs(sink, f.get("inputs"), &mut broken),
         nodes: f.get("nodes").map(|t| read_nodes(sink, t)).unwrap_or_default(),
-        groups: groups.iter().filter_map(|t| read_group(sink, t)).collect(),
+        groups,
         after: after.iter().filter_map(|t| read_for_each(sink, t)).collect(),
         broken,
     })

@@ -67,8 +67,13 @@ impl OpDef for Reshape {
             ([], _) => 0,
             ([first, ..], _) => {
                 let headline = format!("`_` cannot be inferred from {elems} elements");
-                let span = form.shape[*first].text.span;
-                cx.report(Diagnostic::error(codes::BAD_ATTRIBUTE, headline, span, "here"));
+                let place = |at: usize| form.shape[at].text.span;
+                let mut error =
+                    Diagnostic::error(codes::BAD_ATTRIBUTE, headline, place(*first), "here");
+                if let Some(zero) = extents.iter().position(|e| *e == Some(0)) {
+                    error = error.label(place(zero), "this is 0").help("write the extent out");
+                }
+                cx.report(error);
                 return None;
             }
         };

@@ -9,7 +9,7 @@ use perilune_compiler::diagnostic::{Diagnostics, InternalError};
 use perilune_compiler::elaborate::{self, Elaborated};
 use perilune_compiler::lower::Target;
 use perilune_compiler::lower::text::{self, KernelStage};
-use perilune_compiler::mlir::Mlir;
+use perilune_compiler::mlir::{Mlir, REPLAY};
 use perilune_compiler::program::Program;
 use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
@@ -129,13 +129,28 @@ pub fn session_on(device: DeviceKind, loader: &dyn Loader, path: &str) -> Result
     Session::new(plan, Options { device, ..Options::default() }).map_err(runtime)
 }
 
-/// A broken invariant of the compiler as a failure.
+/// A broken invariant of the compiler as a failure. The text that shows it goes to a file of its own
+/// in the folder that Perilune runs in.
 pub fn internal(error: InternalError) -> Failure {
-    let help = match error.reproducer.is_empty() {
-        true => "this is a bug in Perilune; please report it with the spec".to_owned(),
-        false => format!("this is a bug in Perilune; please report it with:\n{}", error.reproducer),
-    };
-    Failure::internal(error.to_string()).help(help)
+    internal_below(Path::new(""), &error)
+}
+
+fn internal_below(folder: &Path, error: &InternalError) -> Failure {
+    let report = "this is a bug in Perilune; please report it with the spec";
+    let failure = Failure::internal(error.to_string());
+    if error.reproducer.is_empty() {
+        return failure.help(report);
+    }
+    let path = folder.join(format!("perilune-bug-{}.mlir", error.pass));
+    match std::fs::write(&path, &error.reproducer) {
+        Ok(()) => {
+            let path = path.display();
+            let first = error.reproducer.lines().next().unwrap_or_default();
+            let replay = first.strip_prefix(REPLAY).map(|rest| format!("\nreplay: {rest} {path}"));
+            failure.help(format!("{report} and `{path}`{}", replay.unwrap_or_default()))
+        }
+        Err(_) => failure.help(format!("{report} and this text:\n{}", error.reproducer)),
+    }
 }
 
 /// A runtime error as a failure: what data can cause is the user's, the rest is ours.
@@ -174,4 +189,24 @@ pub fn io(error: &SafetensorsError) -> Failure {
         _ => Exit::Integrity,
     };
     Failure::new(exit, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shows_a_bug_is_a_file_and_a_command() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mlir = Mlir::new();
+        let refused = mlir.parse("loops", "module { nonsense }").map(drop).expect_err("refused");
+        let Failure::Plain(problem) = internal_below(folder.path(), &refused) else {
+            panic!("it is no mistake in a spec");
+        };
+        let help = problem.help.expect("what to do");
+        let path = folder.path().join("perilune-bug-loops.mlir");
+        let text = std::fs::read_to_string(&path).expect("the file");
+        assert!(text.ends_with("module { nonsense }"), "{text}");
+        assert!(help.ends_with(&format!("replay: mlir-opt {}", path.display())), "{help}");
+    }
 }

@@ -26,6 +26,13 @@ pub struct Mlir {
     dialect_loaded: Cell<bool>,
 }
 
+/// What the first line of a reproducer begins with, before the command that it shows it with.
+pub const REPLAY: &str = "// replay: ";
+
+fn replayed(command: &str, text: &str) -> String {
+    format!("{REPLAY}{command}\n{text}")
+}
+
 /// The `perilune` dialect, as IRDL.
 pub const DIALECT: &str = include_str!("program/perilune.irdl.mlir");
 
@@ -81,7 +88,8 @@ impl Mlir {
     /// When MLIR refuses the text; `pass` names who wrote it.
     pub fn parse(&self, pass: &'static str, text: &str) -> Result<Module<'_>, InternalError> {
         self.messages.borrow_mut().clear();
-        Module::parse(&self.context, text).ok_or_else(|| self.error(pass, "text refused", text))
+        let refused = || self.error(pass, "text refused", &replayed("mlir-opt", text));
+        Module::parse(&self.context, text).ok_or_else(refused)
     }
 
     /// Runs a textual pass pipeline, `builtin.module(canonicalize,cse)`, verifying after each pass.
@@ -100,7 +108,10 @@ impl Mlir {
             return Err(self.error(pass, &e.to_string(), pipeline));
         }
         let before = module.as_operation().to_string();
-        manager.run(module).map_err(|e| self.error(pass, &e.to_string(), &before))
+        let command = format!("mlir-opt --pass-pipeline='{pipeline}'");
+        manager
+            .run(module)
+            .map_err(|e| self.error(pass, &e.to_string(), &replayed(&command, &before)))
     }
 
     /// The module's text, without locations.

@@ -15,7 +15,7 @@ use perilune_compiler::source::Loader;
 use crate::library::Library;
 
 /// Largest spec file accepted.
-pub const MAX_BYTES: u64 = 16 << 20;
+pub const MAX_BYTES: u64 = perilune_compiler::spec::files::MAX_BYTES as u64;
 
 /// Reads files below one folder, and the shipped models where it has none.
 #[derive(Clone, Debug)]

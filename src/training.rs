@@ -365,7 +365,8 @@ fn train_step(
     Ok((record, finite))
 }
 
-/// Cross-entropy where the step tells it apart, else the whole loss.
+/// The metric `ce`, by its name the cross-entropy without auxiliary losses, where the step gives one;
+/// else the whole loss.
 fn loss_of(fetches: &Fetches) -> Result<f64, Failure> {
     let loss = fetches.scalar("ce").or_else(|| fetches.scalar("loss"));
     loss.map(f64::from).ok_or_else(|| {

@@ -103,7 +103,7 @@ codes! {
     /// Element type of an input.
     INPUT_DTYPE = 404, "input-dtype", "What a call passes does not have the element type that the block declares. Inputs are f32 unless declared `Input([..], i32)`.\n\nWrong: `CrossEntropy(logits: \"logits\", targets: \"lse\")`\nRight: `CrossEntropy(logits: \"logits\", targets: \"targets\")`";
     /// Bad constant expression.
-    BAD_CONSTANT = 405, "bad-constant", "A constant expression cannot be evaluated: it calls an unknown function, indexes a tensor, divides by zero, or uses a list as a number.\n\nWrong: `lets: { \"half\": \"rope_dim / heads\" }` with heads = 0.\nRight: `lets: { \"half\": \"rope_dim / 2\" }`";
+    BAD_CONSTANT = 405, "bad-constant", "A constant expression cannot be evaluated: it calls an unknown function, indexes a tensor, is not a number, or uses a list as a number.\n\nWrong: `lets: { \"share\": \"used / total\" }` with both 0.\nRight: `lets: { \"share\": \"used / max(total, 1)\" }`";
     /// Spec too large.
     TOO_MANY_NODES = 406, "too-many-nodes", "The spec unrolls to more than 200,000 nodes, or one `Stack` or `Repeat` to more than 10,000 layers.\n\nWrong: `Repeat(count: 1000000, ..)`\nRight: fewer iterations.";
     /// Loop-carried value changes its type.

@@ -4,7 +4,8 @@
 //! - Nodes are in dependency order: operands come before their users.
 //! - Every node has an [`Origin`]: the path of the RON node it came from (kept through
 //!   differentiation, recomputation and optimizer expansion) and its span.
-//! - petgraph is used for algorithms on views of it, never for storage.
+//! - petgraph is for algorithms on views of it, never for storage; today it finds the cycles that
+//!   the order of fusion is held to.
 
 mod clean;
 mod print;

@@ -1,7 +1,8 @@
 //! Graphs as text, one node a line.
 //!
 //! ```text
-//! graph forward(v0 x: f32[2, 3] feed) {
+//! graph forward {
+//!   v0: f32[2, 3] = feed x
 //!   v1: f32[2, 3] = Map a0[d0 d1] -> [d0 d1] of [2, 3]: exp(a0) (v0)  # y
 //!   fetch y = v1
 //! }
@@ -53,5 +54,29 @@ impl Graph {
             operands.join(", "),
             node.origin.path
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Origin;
+    use crate::ops::Map;
+    use crate::ops::generic::{body_of, elementwise};
+    use crate::scalar::Unary;
+    use crate::types::{DType, Type};
+
+    #[test]
+    fn a_graph_is_printed_as_the_head_of_this_file_shows() {
+        let mut graph = Graph::new("forward");
+        let x = graph.input("x", ArgKind::Feed, Type::new(DType::f32, [2, 3]));
+        let generic = elementwise(&[2, 3], 1, body_of(1, |b, x| b.apply(Unary::Exp, x[0])));
+        let origin = Origin::new("y", None);
+        let y = graph.push(Map { generic }.into(), &[x], origin).expect("the operand fits")[0];
+        graph.output(y, ResultTarget::Fetch("y".into()));
+        let lines = include_str!("print.rs").lines().filter_map(|line| line.strip_prefix("//! "));
+        let shown = lines.skip_while(|line| *line != "```text").skip(1);
+        let shown: Vec<&str> = shown.take_while(|line| *line != "```").collect();
+        assert_eq!(graph.to_string().lines().collect::<Vec<_>>(), shown);
     }
 }

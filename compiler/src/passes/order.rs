@@ -131,6 +131,9 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
+    use petgraph::algo::is_cyclic_directed;
+    use petgraph::graphmap::DiGraphMap;
+
     use super::*;
     use crate::ops::Rng;
     use crate::program::{Call, EntryArg, V};
@@ -195,20 +198,14 @@ mod tests {
         edges.iter().enumerate().all(|(to, from)| from.iter().all(|f| at(*f) <= at(to)))
     }
 
-    /// Whether groups would wait for each other if these two were one, found by brute force: a group
-    /// that depends on either and that either depends on.
+    /// Whether groups would wait for each other if these two were one: the graph of groups then has a
+    /// cycle.
     fn would_wait(groups: &Groups, a: usize, b: usize) -> bool {
-        let reaches = |from: usize, to: usize| {
-            let (mut seen, mut todo) = (BTreeSet::new(), vec![from]);
-            while let Some(group) = todo.pop() {
-                todo.extend(groups.after(group).filter(|g| seen.insert(*g)));
-            }
-            seen.contains(&to)
-        };
-        let others = groups.in_order().into_iter().map(|g| groups.find(g[0]));
-        let mut others = others.filter(|g| *g != a && *g != b);
-        others
-            .any(|g| [a, b].iter().any(|x| reaches(*x, g)) && [a, b].iter().any(|x| reaches(g, *x)))
+        let one = |group: usize| if group == b { a } else { group };
+        let all = groups.in_order().into_iter().map(|g| groups.find(g[0]));
+        let edges = all.flat_map(|g| groups.after(g).map(move |user| (one(g), one(user))));
+        let merged = DiGraphMap::<usize, ()>::from_edges(edges.filter(|(from, to)| from != to));
+        is_cyclic_directed(&merged)
     }
 
     #[test]

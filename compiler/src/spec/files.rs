@@ -18,7 +18,8 @@ use crate::diagnostic::Diagnostic;
 use crate::source::{Loader, SourceId, SourceMap, Span};
 
 const MAX_FILES: usize = 1000;
-const MAX_BYTES: usize = 4 << 20;
+/// Bytes of the largest file: whoever reads files for the compiler need not read more.
+pub const MAX_BYTES: usize = 4 << 20;
 const MAX_IMPORT_DEPTH: usize = 64;
 
 /// A loaded file.
@@ -113,20 +114,15 @@ impl<'a> Files<'a> {
         if let Some(known) = self.loaded.get(path) {
             return known.clone();
         }
-        let (source, tree) = self.read(sink, path, from)?;
+        let tree = self.read(sink, path, from)?;
         self.open.push(path.to_owned());
-        let file = self.interpret(sink, path, &tree, source);
+        let file = self.interpret(sink, path, &tree);
         self.open.pop();
         self.loaded.insert(path.to_owned(), file.clone());
         file
     }
 
-    fn read(
-        &mut self,
-        sink: &mut Sink,
-        path: &str,
-        from: Option<Span>,
-    ) -> Option<(SourceId, Tree)> {
+    fn read(&mut self, sink: &mut Sink, path: &str, from: Option<Span>) -> Option<Tree> {
         let here = |map: &mut SourceMap| {
             from.unwrap_or_else(|| Span { source: map.add(path, ""), start: 0, end: 0 })
         };
@@ -155,13 +151,13 @@ impl<'a> Files<'a> {
         };
         if text.len() > MAX_BYTES {
             let span = here(&mut self.sources);
-            let headline = format!("`{}` is larger than 4 MiB", short(path));
+            let headline = format!("`{}` is larger than {} MiB", short(path), MAX_BYTES >> 20);
             sink.push(Diagnostic::error(codes::TOO_MUCH_TEXT, headline, span, "too large"));
             return None;
         }
         let source = self.sources.add(path, text);
         match parse(source, &self.sources.file(source).text) {
-            Ok(tree) => Some((source, tree)),
+            Ok(tree) => Some(tree),
             Err(error) => {
                 sink.push(*error);
                 self.loaded.insert(path.to_owned(), None);
@@ -170,13 +166,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn interpret(
-        &mut self,
-        sink: &mut Sink,
-        path: &str,
-        tree: &Tree,
-        _: SourceId,
-    ) -> Option<Rc<File>> {
+    fn interpret(&mut self, sink: &mut Sink, path: &str, tree: &Tree) -> Option<Rc<File>> {
         let spec = match tree.head() {
             Some("Block" | "Model") => FileSpec::Block(Rc::new(read_block(sink, tree)?)),
             Some("Optimizer") => FileSpec::Optimizer(Rc::new(read_optimizer(sink, tree)?)),

@@ -422,34 +422,39 @@ fn first_node(plan: &Plan, entry: &Entry, step: usize) -> String {
 fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
     let step = &entry.steps[index];
     let elems = |buffer: u32| entry.buffers.get(buffer as usize);
-    let bytes = |buffer: u32| elems(buffer).map_or(0, |b| b.elems * b.dtype.bytes());
+    // Sums and products stop at the largest number: a plan's extents may be anything.
+    let bytes = |buffer: u32| elems(buffer).map_or(0, |b| b.elems.saturating_mul(b.dtype.bytes()));
+    let touched = |buffers: [u32; 3]| buffers.into_iter().fold(0, |n: u64, b| n.saturating_add(bytes(b)));
     let (kernel, flops, bytes) = match &step.op {
         StepOp::Launch(launch) => match plan.kernels.get(launch.kernel as usize) {
             Some(decl) => (decl.name.clone(), decl.flops, decl.bytes),
             None => (String::new(), 0, 0),
         },
         StepOp::Contract(c) => {
-            let repeats: u64 = c.batch.iter().chain(&c.sum).map(|l| l.extent).product();
+            let repeats = product(c.batch.iter().chain(&c.sum).map(|l| l.extent));
             let (m, n, k) = (c.m.extent, c.n.extent, c.k.extent);
-            let touched = bytes(c.a.buffer) + bytes(c.b.buffer) + bytes(c.c.buffer);
-            (format!("contract {repeats}×{m}×{n}×{k}"), 2 * repeats * m * n * k, touched)
+            let touched = touched([c.a.buffer, c.b.buffer, c.c.buffer]);
+            (format!("contract {repeats}×{m}×{n}×{k}"), product([2, repeats, m, n, k]), touched)
         }
         StepOp::Ragged(r) => {
-            let touched = bytes(r.a.buffer) + bytes(r.b.buffer) + bytes(r.c.buffer);
+            let touched = touched([r.a.buffer, r.b.buffer, r.c.buffer]);
             let form = format!("{:?}", r.form).to_lowercase();
-            (format!("ragged {form} {}×{}×{}", r.rows, r.n, r.k), 2 * r.rows * r.n * r.k, touched)
+            let flops = product([2, r.rows, r.n, r.k]);
+            (format!("ragged {form} {}×{}×{}", r.rows, r.n, r.k), flops, touched)
         }
         StepOp::Attention(a) => {
             let s = &a.shape;
-            let touched = bytes(a.q.view.buffer) + bytes(a.k.view.buffer) + bytes(a.v.view.buffer);
-            ("attention".to_owned(), 2 * logits(s) * (s.qk_dim + s.v_dim), touched)
+            let touched = touched([a.q.view.buffer, a.k.view.buffer, a.v.view.buffer]);
+            let dims = s.qk_dim.saturating_add(s.v_dim);
+            ("attention".to_owned(), product([2, logits(s), dims]), touched)
         }
         StepOp::AttentionGrad(a) => {
             let s = &a.shape;
-            let touched = bytes(a.q.view.buffer) + bytes(a.k.view.buffer) + bytes(a.v.view.buffer);
-            ("attention_grad".to_owned(), 2 * logits(s) * (3 * s.qk_dim + 2 * s.v_dim), touched)
+            let touched = touched([a.q.view.buffer, a.k.view.buffer, a.v.view.buffer]);
+            let dims = product([3, s.qk_dim]).saturating_add(product([2, s.v_dim]));
+            ("attention_grad".to_owned(), product([2, logits(s), dims]), touched)
         }
-        StepOp::Copy { src, .. } => ("copy".to_owned(), 0, 2 * bytes(*src)),
+        StepOp::Copy { src, .. } => ("copy".to_owned(), 0, bytes(*src).saturating_mul(2)),
     };
     let epilogue = match &step.op {
         StepOp::Contract(c) => c.epilogue.as_ref(),
@@ -485,8 +490,13 @@ fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
 /// Visible logits of an attention.
 fn logits(s: &perilune_plan::AttentionShape) -> u64 {
     let hidden = match s.causal {
-        true => s.seq_kv.min(s.seq_q).saturating_sub(1) * s.seq_q / 2,
+        true => product([s.seq_kv.min(s.seq_q).saturating_sub(1), s.seq_q]) / 2,
         false => 0,
     };
-    s.batch * s.heads * (s.seq_q * s.seq_kv).saturating_sub(hidden)
+    product([s.batch, s.heads, product([s.seq_q, s.seq_kv]).saturating_sub(hidden)])
+}
+
+/// A product that stops at the largest number.
+fn product(factors: impl IntoIterator<Item = u64>) -> u64 {
+    factors.into_iter().fold(1, u64::saturating_mul)
 }

@@ -1,7 +1,7 @@
 //! LAUNCH.ron: what to launch, with which parameters, and what to expect.
 //!
 //! # Invariants
-//! - A file it names lies in its own folder or below; nothing else is read.
+//! - A file it names lies in its own folder or below, whatever links say; nothing else is read.
 //! - `Random` data depends on the seed alone; see [`Init::Random`].
 
 use crate::number::{FloatFormat, Overflow, Rounding, decode, encode};
@@ -267,7 +267,7 @@ pub struct Expect {
     pub tolerance: Tolerance,
 }
 
-/// How far off a value may be; equal values and two NaNs always agree.
+/// How far off a finite value may be; equal values and two NaNs always agree, other infinities and NaNs never.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Tolerance {
     /// Equal bits.
@@ -290,7 +290,9 @@ impl Tolerance {
             Self::Rel(r) => r * want.abs(),
             Self::AbsRel(a, r) => a + r * want.abs(),
         };
-        got == want || (got.is_nan() && want.is_nan()) || (got - want).abs() <= bound
+        // Infinity is no distance: it is there or it is not.
+        let near = got.is_finite() && want.is_finite() && (got - want).abs() <= bound;
+        got == want || (got.is_nan() && want.is_nan()) || near
     }
 }
 
@@ -364,21 +366,30 @@ impl Launch {
             let message = format!("`{name}` does not lie beside the launch");
             return Err(failure(name, code::LAUNCH, message));
         }
-        let path = self.folder.join(name);
-        let found = std::fs::metadata(&path).map(|data| data.len());
-        match found {
-            Ok(bytes) if bytes > limit => {
-                let message = format!("{bytes} bytes where {limit} fit");
-                Err(failure(name, code::LAUNCH, message))
-            }
-            _ => std::fs::read(&path).map_err(|e| failure(name, code::LAUNCH, e.to_string())),
+        let unreadable = |error: std::io::Error| failure(name, code::LAUNCH, error.to_string());
+        let folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder };
+        let folder = folder.canonicalize().map_err(unreadable)?;
+        let path = folder.join(name).canonicalize().map_err(unreadable)?;
+        let data = std::fs::metadata(&path).map_err(unreadable)?;
+        let wrong = if !path.starts_with(&folder) {
+            Some("a link leads out of the launch's folder".to_owned())
+        } else if !data.is_file() {
+            Some("no regular file".to_owned())
+        } else if data.len() > limit {
+            Some(format!("{} bytes where {limit} fit", data.len()))
+        } else {
+            None
+        };
+        match wrong {
+            Some(message) => Err(failure(name, code::LAUNCH, message)),
+            None => std::fs::read(&path).map_err(unreadable),
         }
     }
 
     /// Compares buffers, given by `read`, with what is expected.
     ///
     /// # Errors
-    /// V0006 for a file that cannot be read or a buffer nothing names.
+    /// V0006 for a file that cannot be read or does not hold whole elements, and for a buffer nothing names.
     pub fn compare(
         &self,
         read: impl Fn(&str) -> Option<Vec<u8>>,
@@ -390,6 +401,10 @@ impl Launch {
                 return Err(failure(&expect.file, code::LAUNCH, message));
             };
             let want = self.file(&expect.file, got.len() as u64)?;
+            if want.is_empty() || !want.len().is_multiple_of(expect.dtype.bytes()) {
+                let message = format!("{} bytes are no elements to compare with", want.len());
+                return Err(failure(&expect.file, code::LAUNCH, message));
+            }
             found.extend(mismatch(expect, &got, &want));
         }
         Ok(found)

@@ -9,7 +9,7 @@
 //! - Nothing from outside makes it panic: a text, a launch file or a kernel is refused, or stopped
 //!   at a limit, with a code, a line and a column.
 //! - An instruction it cannot execute exactly as documented is refused when the module is loaded.
-//! - The thread count does not reach a result.
+//! - The thread count does not reach the result of a kernel that has no data race and completes.
 
 mod source;
 mod parse;

@@ -24,7 +24,7 @@ use perilune_plan::TensorKind;
 pub use super::manifest::DataCursor;
 
 use super::atomic::folder_of;
-use super::manifest::{FileRecord, Files, MAX_MANIFEST_BYTES, Manifest};
+use super::manifest::{self, FileRecord, Files, MAX_MANIFEST_BYTES, Manifest};
 use super::safetensors::{Encoding, SafetensorsError, SafetensorsFile, read_bounded};
 use super::volume::{Disk, Fill, Volume, fill_synced};
 use crate::tensor::type_name;
@@ -65,6 +65,14 @@ pub enum CheckpointError {
         /// What differs.
         what: String,
     },
+    /// A checkpoint was written in a form that is not read here.
+    #[error("`{}` has the format `{found}`, which is not read here", path.display())]
+    Format {
+        /// Its manifest.
+        path: PathBuf,
+        /// The format it names.
+        found: String,
+    },
     /// There are checkpoints, but none is valid.
     #[error("no checkpoint in `{}` is valid; skipped {}", folder.display(), describe(skipped))]
     NoneValid {
@@ -99,6 +107,20 @@ pub enum CheckpointError {
         /// The plan that was saved.
         found: String,
     },
+}
+
+impl CheckpointError {
+    /// Whether a checkpoint that cannot be read is lost, rather than out of reach for now or of another form.
+    fn is_damage(&self) -> bool {
+        let lost = |error: &io::Error| {
+            matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof)
+        };
+        match self {
+            Self::Io { source, .. } | Self::File(SafetensorsError::Io { source, .. }) => lost(source),
+            Self::File(_) | Self::Damaged { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A checkpoint that was passed over, and why.
@@ -242,10 +264,12 @@ impl Store {
 
     /// Saves a snapshot, then removes checkpoints that are no longer needed.
     ///
-    /// Saving again what is already there is no work; a damaged checkpoint of the same step is replaced.
+    /// Saving again what is already there is no work; a damaged checkpoint of the same step is replaced once
+    /// the new one is written.
     ///
     /// # Errors
-    /// [`CheckpointError`]; the checkpoints there were stay as they were.
+    /// [`CheckpointError`], also where the checkpoint of the same step cannot be read and may be valid; the
+    /// checkpoints there were stay as they were.
     pub fn save(&mut self, snapshot: &Snapshot) -> Result<Saved, CheckpointError> {
         let _lock = self.lock()?;
         self.sweep()?;
@@ -257,13 +281,15 @@ impl Store {
         };
         let (plan, data) = (snapshot.plan.clone(), snapshot.data.clone());
         let manifest = Manifest::new(snapshot.step, plan, data, files);
-        if path.is_dir() {
+        let occupied = path.is_dir();
+        if occupied {
             match self.read(snapshot.step) {
                 Ok((there, _)) if there == manifest => {
                     return Ok(Saved { path, removed: Vec::new() });
                 }
                 Ok(_) => return Err(CheckpointError::Occupied { path }),
-                Err(_) => self.remove(snapshot.step)?,
+                Err(error) if !error.is_damage() => return Err(error),
+                Err(_) => {}
             }
         }
         let temporary = self.folder(TEMPORARY, snapshot.step);
@@ -273,8 +299,15 @@ impl Store {
             let _ = self.volume.remove_folder(&temporary);
             return Err(error);
         }
+        let damaged = self.folder(REMOVED, snapshot.step);
+        if occupied {
+            self.volume.rename(&path, &damaged).map_err(|e| io_error(&path, e))?;
+        }
         self.volume.rename(&temporary, &path).map_err(|e| io_error(&temporary, e))?;
         self.volume.sync_folder(&self.root).map_err(|e| io_error(&self.root, e))?;
+        if occupied {
+            self.volume.remove_folder(&damaged).map_err(|e| io_error(&damaged, e))?;
+        }
         self.verified.remove(&snapshot.step);
         let removed = self.retain()?;
         Ok(Saved { path, removed })
@@ -285,13 +318,13 @@ impl Store {
     /// # Errors
     /// [`CheckpointError`]; those not removed yet stay as they were.
     pub fn clear(&mut self) -> Result<(), CheckpointError> {
-        let steps = self.steps()?;
-        if steps.is_empty() {
+        // Taking the lock would make the folder.
+        if self.steps()?.is_empty() {
             return Ok(());
         }
         let _lock = self.lock()?;
         self.sweep()?;
-        for step in steps {
+        for step in self.steps()? {
             self.remove(step)?;
             self.verified.remove(&step);
         }
@@ -343,6 +376,9 @@ impl Store {
         let folder = self.folder(STEP, step);
         let path = folder.join(MANIFEST);
         let text = read_bounded(&path, MAX_MANIFEST_BYTES)?;
+        if let Some(found) = manifest::foreign_format(&text) {
+            return Err(CheckpointError::Format { path, found });
+        }
         let manifest = Manifest::parse(&text)
             .map_err(|what| CheckpointError::Damaged { path: path.clone(), what })?;
         if manifest.step != step {

@@ -18,6 +18,17 @@ pub(super) const MAX_MANIFEST_BYTES: u64 = 128 << 20;
 /// The form of checkpoint that is written.
 const FORMAT: &str = "perilune-checkpoint/1";
 
+/// How the names of all forms begin.
+const FORMATS: &str = "perilune-checkpoint/";
+
+/// The form that a manifest names, if it is one of ours that is not read here; its other contents may be
+/// anything.
+pub(super) fn foreign_format(text: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(text).ok()?;
+    let format = value.get("manifest")?.get("format")?.as_str()?;
+    (format.starts_with(FORMATS) && format != FORMAT).then(|| format.to_owned())
+}
+
 /// Where a run stands in its data: batch `step` depends on these alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,12 +4,16 @@
 //! epoch it has been told of.
 //! A barrier for the whole CTA starts a *generation*: everything older is known to everyone, so rows
 //! start empty.
-//! What is known of other CTAs is kept apart, since it is rare.
+//! What is known of other CTAs is kept apart, since it is rare, and shared, since it is handed on far
+//! more often than it grows.
 //!
 //! # Invariants
 //! - Knowledge only grows within a generation.
+//! - An access in flight is known to nobody.
 
+use super::IN_FLIGHT;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// When an access happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,19 +29,76 @@ pub(crate) struct Stamp {
 
 /// What is known of another CTA: all older generations, and these epochs of this one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Foreign {
-    pub(crate) generation: u32,
-    pub(crate) epochs: Vec<u32>,
+struct Foreign {
+    generation: u32,
+    /// By thread; of those that are missing nothing is known.
+    epochs: Vec<u32>,
+}
+
+impl Foreign {
+    fn covers(&self, access: &Stamp) -> bool {
+        let told = self.epochs.get(usize::from(access.thread)).copied().unwrap_or(0);
+        access.generation < self.generation
+            || (access.generation == self.generation && access.epoch <= told)
+    }
+
+    fn includes(&self, news: &Self) -> bool {
+        let longer = self.epochs.len() >= news.epochs.len();
+        let each = || self.epochs.iter().zip(&news.epochs).all(|(known, new)| known >= new);
+        self.generation > news.generation
+            || (self.generation == news.generation && longer && each())
+    }
+
+    fn join(&mut self, news: &Self) {
+        if news.generation > self.generation {
+            self.clone_from(news);
+        } else if news.generation == self.generation {
+            self.epochs.resize(self.epochs.len().max(news.epochs.len()), 0);
+            join(&mut self.epochs, &news.epochs);
+        }
+    }
+}
+
+/// What is known of CTAs, by their numbers.
+#[derive(Clone, Debug, Default)]
+struct Others(Option<Arc<BTreeMap<u32, Foreign>>>);
+
+impl Others {
+    fn get(&self, cta: u32) -> Option<&Foreign> {
+        self.0.as_ref()?.get(&cta)
+    }
+
+    fn covers(&self, access: &Stamp) -> bool {
+        self.get(access.cta).is_some_and(|known| known.covers(access))
+    }
+
+    fn join(&mut self, other: &Self) {
+        let (Some(known), Some(news)) = (&self.0, &other.0) else {
+            self.0 = self.0.take().or_else(|| other.0.clone());
+            return;
+        };
+        if !Arc::ptr_eq(known, news) {
+            for (cta, news) in news.iter() {
+                self.tell(*cta, news);
+            }
+        }
+    }
+
+    fn tell(&mut self, cta: u32, news: &Foreign) {
+        if !self.get(cta).is_some_and(|known| known.includes(news)) {
+            let all = self.0.get_or_insert_default();
+            Arc::make_mut(all).entry(cta).or_default().join(news);
+        }
+    }
 }
 
 /// What a thread knows, to be handed on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
-    /// The CTA of the thread, plus one.
-    pub(crate) cta: u32,
-    pub(crate) generation: u32,
-    pub(crate) epochs: Vec<u32>,
-    pub(crate) foreign: BTreeMap<u32, Foreign>,
+    /// The CTA of the thread, plus one; 0 for nothing.
+    cta: u32,
+    own: Foreign,
+    others: Others,
 }
 
 /// The clocks of a CTA.
@@ -46,12 +107,14 @@ pub(crate) struct Clocks {
     /// The CTA in the grid, plus one.
     pub(crate) cta: u32,
     pub(crate) generation: u32,
+    /// The CTAs of the cluster, plus one each; empty for one alone.
+    pub(super) peers: Vec<u32>,
     threads: usize,
     epochs: Vec<u32>,
     rows: Vec<u32>,
     row_generations: Vec<u32>,
-    foreign: Vec<BTreeMap<u32, Foreign>>,
-    foreign_of_all: BTreeMap<u32, Foreign>,
+    foreign: Vec<Others>,
+    foreign_of_all: Others,
 }
 
 fn join(into: &mut [u32], from: &[u32]) {
@@ -60,29 +123,18 @@ fn join(into: &mut [u32], from: &[u32]) {
     }
 }
 
-fn join_foreign(into: &mut BTreeMap<u32, Foreign>, from: &BTreeMap<u32, Foreign>) {
-    for (cta, news) in from {
-        let known = into.entry(*cta).or_default();
-        if news.generation > known.generation {
-            *known = news.clone();
-        } else if news.generation == known.generation {
-            known.epochs.resize(known.epochs.len().max(news.epochs.len()), 0);
-            join(&mut known.epochs, &news.epochs);
-        }
-    }
-}
-
 impl Clocks {
     pub(crate) fn new(cta: u32, threads: usize) -> Self {
         Self {
             cta: cta + 1,
             generation: 1,
+            peers: Vec::new(),
             threads,
             epochs: vec![1; threads],
             rows: Vec::new(),
             row_generations: Vec::new(),
-            foreign: vec![BTreeMap::new(); threads],
-            foreign_of_all: BTreeMap::new(),
+            foreign: vec![Others::default(); threads],
+            foreign_of_all: Others::default(),
         }
     }
 
@@ -97,21 +149,17 @@ impl Clocks {
     /// Whether `thread` has been told of an access.
     #[inline]
     pub(crate) fn knows(&self, thread: u16, access: &Stamp) -> bool {
+        if access.flags & IN_FLIGHT != 0 {
+            return false;
+        }
         if access.cta == self.cta {
             return access.generation < self.generation
                 || access.thread == thread
                 || self.told(thread.into(), access.thread.into()) >= access.epoch;
         }
         access.cta == 0
-            || self.knows_foreign(&self.foreign_of_all, access)
-            || self.knows_foreign(&self.foreign[usize::from(thread)], access)
-    }
-
-    fn knows_foreign(&self, known: &BTreeMap<u32, Foreign>, access: &Stamp) -> bool {
-        let Some(known) = known.get(&access.cta) else { return false };
-        let told = known.epochs.get(usize::from(access.thread)).copied().unwrap_or(0);
-        access.generation < known.generation
-            || (access.generation == known.generation && access.epoch <= told)
+            || self.foreign_of_all.covers(access)
+            || self.foreign[usize::from(thread)].covers(access)
     }
 
     fn told(&self, thread: usize, of: usize) -> u32 {
@@ -141,78 +189,76 @@ impl Clocks {
         let own = self.epochs[thread];
         let row = self.row(thread);
         row[thread] = own;
-        let epochs = row.to_vec();
+        let end = row.iter().rposition(|epoch| *epoch != 0).map_or(0, |last| last + 1);
+        let epochs = row[..end].to_vec();
         self.epochs[thread] += 1;
-        let mut foreign = self.foreign_of_all.clone();
-        join_foreign(&mut foreign, &self.foreign[thread]);
-        Snapshot { cta: self.cta, generation: self.generation, epochs, foreign }
+        let mut others = self.foreign_of_all.clone();
+        others.join(&self.foreign[thread]);
+        Snapshot { cta: self.cta, own: Foreign { generation: self.generation, epochs }, others }
     }
 
     /// Tells `thread` what a snapshot knows.
     pub(crate) fn acquire(&mut self, thread: usize, from: &Snapshot) {
-        if from.cta == self.cta {
-            if from.generation == self.generation {
-                join(self.row(thread), &from.epochs);
-            }
-            join_foreign(&mut self.foreign[thread], &from.foreign);
-            return;
+        self.acquire_own(thread, from.cta, &from.own);
+        if let Some(own) = from.others.get(self.cta) {
+            self.acquire_own(thread, self.cta, own);
         }
-        let mut foreign = from.foreign.clone();
-        let news = Foreign { generation: from.generation, epochs: from.epochs.clone() };
-        join_foreign(&mut foreign, &BTreeMap::from([(from.cta, news)]));
-        foreign.remove(&self.cta);
-        join_foreign(&mut self.foreign[thread], &foreign);
+        let foreign = &mut self.foreign[thread];
+        foreign.join(&from.others);
+        if from.cta != self.cta && from.cta != 0 {
+            foreign.tell(from.cta, &from.own);
+        }
+    }
+
+    fn acquire_own(&mut self, thread: usize, cta: u32, own: &Foreign) {
+        if cta == self.cta && own.generation == self.generation {
+            join(self.row(thread), &own.epochs);
+        }
     }
 
     /// All threads meet.
     pub(crate) fn next_generation(&mut self) {
         self.generation += 1;
         for foreign in &mut self.foreign {
-            if !foreign.is_empty() {
-                join_foreign(&mut self.foreign_of_all, &std::mem::take(foreign));
-            }
+            self.foreign_of_all.join(&std::mem::take(foreign));
         }
     }
 
     /// Everything this CTA did so far is known to another one.
     pub(crate) fn tell_all(&mut self, of: u32, generation: u32) {
-        let news = Foreign { generation, epochs: Vec::new() };
-        join_foreign(&mut self.foreign_of_all, &BTreeMap::from([(of, news)]));
+        self.foreign_of_all.tell(of, &Foreign { generation, epochs: Vec::new() });
     }
 }
 
 impl Snapshot {
-    /// Whether an access is among what is known.
-    pub(crate) fn covers(&self, access: &Stamp) -> bool {
-        let (generation, epochs) = if access.cta == self.cta {
-            (self.generation, &self.epochs)
-        } else {
-            let Some(known) = self.foreign.get(&access.cta) else { return false };
-            (known.generation, &known.epochs)
-        };
-        let told = epochs.get(usize::from(access.thread)).copied().unwrap_or(0);
-        access.generation < generation || (access.generation == generation && access.epoch <= told)
+    /// Whether nothing is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cta == 0
     }
 
-    /// Joins what another thread of the same CTA knows.
+    /// The CTA of the thread it came from first, plus one.
+    pub(crate) fn cta(&self) -> u32 {
+        self.cta
+    }
+
+    /// Whether an access is among what is known.
+    pub(crate) fn covers(&self, access: &Stamp) -> bool {
+        let own = access.cta == self.cta && self.own.covers(access);
+        own || self.others.covers(access)
+    }
+
+    /// Joins what another thread knows.
     pub(crate) fn merge(&mut self, other: &Self) {
         if self.cta == 0 {
             *self = other.clone();
             return;
         }
         if self.cta == other.cta {
-            if other.generation > self.generation {
-                self.generation = other.generation;
-                self.epochs.clone_from(&other.epochs);
-            } else if other.generation == self.generation {
-                join(&mut self.epochs, &other.epochs);
-            }
-            join_foreign(&mut self.foreign, &other.foreign);
-            return;
+            self.own.join(&other.own);
+        } else if other.cta != 0 {
+            self.others.tell(other.cta, &other.own);
         }
-        let news = Foreign { generation: other.generation, epochs: other.epochs.clone() };
-        join_foreign(&mut self.foreign, &BTreeMap::from([(other.cta, news)]));
-        join_foreign(&mut self.foreign, &other.foreign);
+        self.others.join(&other.others);
     }
 }
 
@@ -247,5 +293,26 @@ mod tests {
         assert!(!clocks[2].knows(1, &write));
         clocks[2].next_generation();
         assert!(clocks[2].knows(1, &write));
+    }
+    #[test]
+    fn a_thread_learns_of_its_own_cta_through_another_one() {
+        let mut clocks = [Clocks::new(0, 32), Clocks::new(1, 32)];
+        let write = clocks[0].stamp(5, 0, 0);
+        let first = clocks[0].release(5);
+        clocks[1].acquire(7, &first);
+        let back = clocks[1].release(7);
+        assert!(!clocks[0].knows(6, &write));
+        clocks[0].acquire(6, &back);
+        assert!(clocks[0].knows(6, &write));
+    }
+
+    #[test]
+    fn what_is_handed_on_unchanged_is_not_copied() {
+        let mut clocks = [Clocks::new(0, 32), Clocks::new(1, 32)];
+        let first = clocks[0].release(5);
+        clocks[1].acquire(7, &first);
+        let (one, two) = (clocks[1].release(7), clocks[1].release(7));
+        let shared = one.others.0.zip(two.others.0).map(|(one, two)| Arc::ptr_eq(&one, &two));
+        assert_eq!(shared, Some(true));
     }
 }

@@ -18,24 +18,47 @@ use crate::execute::{At, Ending, Object, Place, Touch, Warp};
 use crate::module::{Order, ProxyFence, Scope};
 use std::collections::{BTreeMap, VecDeque};
 
-/// One end of a copy, or an operand of a product, that is in flight.
+/// One end of a copy, or an operand of a product, that is in flight: runs of bytes at equal distances.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
-    pub(super) place: Place,
-    pub(super) bytes: u64,
-    pub(super) reads: bool,
+    place: Place,
+    bytes: u64,
+    distance: u64,
+    runs: u64,
+    reads: bool,
     pub(super) pc: u32,
+    /// What the cells know it by.
+    id: u32,
     /// Of a product, the how-manieth of its warp.
-    pub(super) number: u64,
+    pub(super) product: u64,
+}
+
+impl Flight {
+    /// Takes up `next`, which lands at the same time, if it goes on where this one ends or repeats it.
+    fn takes_up(&mut self, next: &Self) -> bool {
+        let kind = |flight: &Self| (flight.bytes, flight.reads, flight.pc, flight.product);
+        let Some(distance) = next.place.distance_from(self.place).filter(|_| kind(self) == kind(next))
+        else {
+            return false;
+        };
+        match (self.runs, distance) {
+            (1, 0) => return true,
+            (1, _) => self.distance = distance,
+            _ if distance != self.runs * self.distance => return false,
+            _ => {}
+        }
+        self.runs += 1;
+        true
+    }
 }
 
 /// What the checks know of an mbarrier.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
-    /// What the threads that arrived at the current phase knew, by CTA.
-    arriving: BTreeMap<u32, Snapshot>,
+    /// What the threads that arrived at the current phase knew.
+    arriving: Snapshot,
     /// The same of all phases that ended.
-    done: BTreeMap<u32, Snapshot>,
+    done: Snapshot,
     /// Copies of the current phase, and those of phases that ended unseen.
     flights: Vec<Flight>,
     ended: Vec<Flight>,
@@ -43,9 +66,50 @@ pub(super) struct Watched {
 
 /// Bulk copies of a thread that complete in groups.
 #[derive(Debug, Default)]
-pub(super) struct Groups {
+struct Groups {
     open: Vec<Flight>,
     committed: VecDeque<Vec<Flight>>,
+    /// Of how many committed groups, from the first on, the sources have been read.
+    read: usize,
+}
+
+impl Groups {
+    fn commit(&mut self) {
+        self.committed.push_back(std::mem::take(&mut self.open));
+        if self.committed.len() > MAX_GROUPS {
+            let oldest = self.committed.pop_front().unwrap_or_default();
+            if let Some(next) = self.committed.front_mut() {
+                next.extend(oldest);
+            }
+            self.read = self.read.saturating_sub(1);
+        }
+        self.drop_done();
+    }
+
+    /// What lands when all but `pending` groups have ended, or with `read` have read their sources.
+    fn land(&mut self, pending: usize, read: bool) -> Vec<Flight> {
+        let done = self.committed.len().saturating_sub(pending);
+        if !read {
+            self.read = self.read.saturating_sub(done);
+            return self.committed.drain(..done).flatten().collect();
+        }
+        let mut landed = Vec::new();
+        for group in self.committed.iter_mut().take(done).skip(self.read) {
+            landed.extend(group.iter().filter(|flight| flight.reads));
+            group.retain(|flight| !flight.reads);
+        }
+        self.read = self.read.max(done);
+        self.drop_done();
+        landed
+    }
+
+    /// The oldest groups are forgotten when nothing of them is in flight.
+    fn drop_done(&mut self) {
+        while self.committed.front().is_some_and(Vec::is_empty) {
+            self.committed.pop_front();
+            self.read = self.read.saturating_sub(1);
+        }
+    }
 }
 
 /// What is in flight in a cluster.
@@ -55,18 +119,19 @@ pub(crate) struct Engines {
     groups: BTreeMap<(u32, usize), Groups>,
     /// Operands of products, by CTA and warpgroup.
     pub(super) products: BTreeMap<(u32, u32), Vec<Flight>>,
-    /// What each thread knew at its last fence between the proxies.
-    fenced: BTreeMap<(u32, usize), Snapshot>,
+    /// What each thread knew at its last fence between the proxies, for shared and for global memory.
+    fenced: [BTreeMap<(u32, usize), Snapshot>; 2],
+    /// Copies that were started so far.
+    started: u32,
+    /// Flights in all lists, and `cp.async` copies.
+    pub(super) flying: usize,
 }
 
-/// Accesses in flight that are remembered of one mbarrier, group or warpgroup; more never land.
-const MAX_FLIGHTS: usize = 1 << 18;
+/// Accesses in flight of a cluster at most.
+const MAX_FLIGHTS: usize = 1 << 20;
 
-fn note(flights: &mut Vec<Flight>, flight: Flight) {
-    if flights.len() < MAX_FLIGHTS {
-        flights.push(flight);
-    }
-}
+/// Groups of a thread that are told apart at most; beyond it the oldest two are one.
+pub(crate) const MAX_GROUPS: usize = 1 << 12;
 
 /// An access through the async proxy.
 #[derive(Clone, Copy, Debug)]
@@ -106,11 +171,11 @@ impl Checker {
                 | PROXY
                 | if access.ending.is_product() { PRODUCT } else { ASYNC }
                 | if access.touch == Touch::Atomic { REDUCES } else { 0 };
-            found.extend(self.race_async(warp, (at, lane), (&plain, flags)));
+            let id = self.depart(warp, (at, lane), access);
+            found.extend(self.race_async(warp, (at, lane), (&plain, flags, id)));
             if access.touch == Touch::Read {
                 found.extend(self.unfenced(warp, (at, lane), &plain));
             }
-            self.depart(warp, (at, lane), access);
         }
         found
     }
@@ -128,15 +193,14 @@ impl Checker {
         &mut self,
         warp: &Warp,
         (at, lane): (&At, usize),
-        (access, flags): (&Access, u16),
+        (access, flags, id): (&Access, u16, u32),
     ) -> Option<RawFinding> {
         let issuer = (warp.index * 32 + lane as u32) as u16;
         let product = flags & PRODUCT != 0;
         let thread = if product { self.products() } else { self.copies() };
         let cta = self.clocks[warp.cta as usize].cta;
-        // Known to nobody until it lands.
-        let (generation, epoch) = (u32::MAX, u32::MAX);
-        let stamp = Stamp { cta, thread, flags, generation, epoch, pc: at.pc };
+        // Known to nobody until it lands, so that the epoch is free to say which flight it is.
+        let stamp = Stamp { cta, thread, flags, generation: u32::MAX, epoch: id, pc: at.pc };
         let mut conflict = None;
         for index in self.cells(access.place, access.bytes) {
             let clocks = &self.clocks[warp.cta as usize];
@@ -173,7 +237,7 @@ impl Checker {
             if !generic || !self.clocks[warp.cta as usize].knows(issuer, &write) {
                 continue;
             }
-            if !self.is_fenced(warp.cta, issuer.into(), &write) {
+            if !self.is_fenced(access.place, &write) {
                 let message = "reads through the async proxy what the generic proxy wrote, \
                                without a fence.proxy.async between them"
                     .to_owned();
@@ -183,48 +247,75 @@ impl Checker {
         None
     }
 
-    fn is_fenced(&self, rank: u32, issuer: usize, write: &Stamp) -> bool {
-        let covers = |snapshot: &Snapshot| snapshot.covers(write);
-        let of = |thread: usize| self.engines.fenced.get(&(rank, thread)).is_some_and(covers);
-        of(issuer) || of(write.thread.into()) || self.engines.fenced.values().any(covers)
+    fn is_fenced(&self, place: Place, write: &Stamp) -> bool {
+        let fenced = &self.engines.fenced[usize::from(matches!(place, Place::Buffer(..)))];
+        fenced.values().any(|snapshot| snapshot.covers(write))
     }
 
-    /// Notes what is in flight, and where its end will be seen.
-    fn depart(&mut self, warp: &Warp, (at, lane): (&At, usize), access: AsyncAccess) {
+    /// Notes what is in flight, and where its end will be seen; gives the number that its cells know it by.
+    fn depart(&mut self, warp: &Warp, (at, lane): (&At, usize), access: AsyncAccess) -> u32 {
         let AsyncAccess { place, bytes, touch, ending } = access;
+        let engines = &mut self.engines;
+        let (id, product) = match ending {
+            // The four warps of a warpgroup do their parts of one product.
+            Ending::Product(number) => ((number as u32) << 3 | (warp.index / 4 & 7), number),
+            _ => (engines.started, 0),
+        };
         let reads = touch == Touch::Read;
-        let mut flight = Flight { place, bytes, reads, pc: at.pc, number: 0 };
-        match ending {
-            Ending::Object(object) => {
-                note(&mut self.engines.objects.entry(object).or_default().flights, flight);
-            }
+        let flight = Flight { place, bytes, distance: 0, runs: 1, reads, pc: at.pc, id, product };
+        let flights = match ending {
+            Ending::Object(object) => &mut engines.objects.entry(object).or_default().flights,
             Ending::Group => {
                 let thread = (warp.index * 32 + lane as u32) as usize;
-                let groups = self.engines.groups.entry((warp.cta, thread)).or_default();
-                note(&mut groups.open, flight);
+                &mut engines.groups.entry((warp.cta, thread)).or_default().open
             }
-            Ending::Product(number) => {
-                flight.number = number;
-                let warpgroup = (warp.cta, warp.index / 4);
-                note(self.engines.products.entry(warpgroup).or_default(), flight);
+            Ending::Product(_) => {
+                engines.products.entry((warp.cta, warp.index / 4)).or_default()
             }
+        };
+        if let Some(last) = flights.last_mut()
+            && last.takes_up(&flight)
+        {
+            return last.id;
         }
+        flights.push(flight);
+        engines.flying += 1;
+        engines.started = engines.started.wrapping_add(1);
+        id
+    }
+
+    /// Why no more can be in flight, if that is so.
+    pub(crate) fn overflow(&self) -> Option<String> {
+        (self.engines.flying > MAX_FLIGHTS)
+            .then(|| format!("more than {MAX_FLIGHTS} asynchronous accesses that nobody waited for"))
+    }
+
+    /// `cp.async` copies started, or landed, by their number.
+    pub(crate) fn count_copies(&mut self, started: usize, landed: usize) {
+        self.engines.flying = (self.engines.flying + started).saturating_sub(landed);
     }
 
     /// An access in flight becomes the access `stamp`.
     pub(super) fn land(&mut self, flight: &Flight, stamp: Stamp) {
-        for index in self.cells(flight.place, flight.bytes) {
-            let (cell, readers) = match flight.place {
-                Place::Shared(rank, _) => self.history.shared_cell(rank, index),
-                Place::Buffer(buffer, _) => self.history.global_cell(buffer, index),
-                _ => return,
-            };
-            let own = |other: &Stamp| other.flags & IN_FLIGHT != 0 && other.pc == flight.pc;
-            let landed = |flags: u16| Stamp { flags: flags & !IN_FLIGHT, ..stamp };
-            if flight.reads {
-                readers.replace(cell, own, |old| landed(old.flags));
-            } else if own(&cell.write) {
-                cell.write = landed(cell.write.flags);
+        self.engines.flying = self.engines.flying.saturating_sub(1);
+        let own = |other: &Stamp| {
+            other.flags & IN_FLIGHT != 0
+                && (other.epoch, other.pc) == (flight.id, flight.pc)
+        };
+        let landed = |flags: u16| Stamp { flags: flags & !IN_FLIGHT, pc: flight.pc, ..stamp };
+        for run in 0..flight.runs {
+            let place = flight.place.behind(run * flight.distance);
+            for index in self.cells(place, flight.bytes) {
+                let (cell, readers) = match place {
+                    Place::Shared(rank, _) => self.history.shared_cell(rank, index),
+                    Place::Buffer(buffer, _) => self.history.global_cell(buffer, index),
+                    _ => return,
+                };
+                if flight.reads {
+                    readers.replace(cell, own, |old| landed(old.flags));
+                } else if own(&cell.write) {
+                    cell.write = landed(cell.write.flags);
+                }
             }
         }
     }
@@ -232,13 +323,16 @@ impl Checker {
     /// An mbarrier begins: nobody has arrived.
     pub(crate) fn object_begun(&mut self, object: Object) {
         if self.checks.races {
+            self.object_ended(object);
             self.engines.objects.insert(object, Watched::default());
         }
     }
 
     /// An mbarrier ends.
     pub(crate) fn object_ended(&mut self, object: Object) {
-        self.engines.objects.remove(&object);
+        if let Some(watched) = self.engines.objects.remove(&object) {
+            self.count_copies(0, watched.flights.len() + watched.ended.len());
+        }
     }
 
     /// A lane arrives at an mbarrier.
@@ -249,19 +343,14 @@ impl Checker {
         let thread = warp.index as usize * 32 + lane;
         let snapshot = self.clocks[warp.cta as usize].release(thread);
         let watched = self.engines.objects.entry(object).or_default();
-        watched.arriving.entry(snapshot.cta).or_default().merge(&snapshot);
+        watched.arriving.merge(&snapshot);
     }
 
     /// A phase of an mbarrier ends; nobody has seen it yet.
     pub(crate) fn phase_completed(&mut self, object: Object) {
         let watched = self.engines.objects.entry(object).or_default();
-        for (cta, snapshot) in std::mem::take(&mut watched.arriving) {
-            watched.done.entry(cta).or_default().merge(&snapshot);
-        }
-        let flights = std::mem::take(&mut watched.flights);
-        for flight in flights {
-            note(&mut watched.ended, flight);
-        }
+        watched.done.merge(&std::mem::take(&mut watched.arriving));
+        watched.ended.append(&mut watched.flights);
     }
 
     /// A lane sees that a phase has ended.
@@ -276,17 +365,15 @@ impl Checker {
             let clocks = &mut self.clocks[object.0 as usize];
             let stamp = clocks.stamp(copies, 0, 0);
             let snapshot = clocks.release(copies.into());
-            watched.done.entry(snapshot.cta).or_default().merge(&snapshot);
+            watched.done.merge(&snapshot);
             for flight in &ended {
-                self.land(flight, Stamp { pc: flight.pc, ..stamp });
+                self.land(flight, stamp);
             }
         }
         if order.acquires() {
             let thread = warp.index as usize * 32 + lane;
             let clocks = &mut self.clocks[warp.cta as usize];
-            for snapshot in self.engines.objects[&object].done.values() {
-                clocks.acquire(thread, snapshot);
-            }
+            clocks.acquire(thread, &self.engines.objects[&object].done);
         }
     }
 
@@ -296,9 +383,7 @@ impl Checker {
             return;
         }
         for thread in threads_of(warp.index, active) {
-            let groups = self.engines.groups.entry((warp.cta, thread)).or_default();
-            let open = std::mem::take(&mut groups.open);
-            groups.committed.push_back(open);
+            self.engines.groups.entry((warp.cta, thread)).or_default().commit();
         }
     }
 
@@ -309,36 +394,30 @@ impl Checker {
         }
         for thread in threads_of(warp.index, active) {
             let Some(groups) = self.engines.groups.get_mut(&(warp.cta, thread)) else { continue };
-            let done = groups.committed.len().saturating_sub(pending);
-            let mut landed = Vec::new();
-            for group in groups.committed.iter_mut().take(done) {
-                let (now, later) =
-                    std::mem::take(group).into_iter().partition(|f| f.reads || !read);
-                let now: Vec<Flight> = now;
-                landed.extend(now);
-                *group = later;
-            }
-            if !read {
-                groups.committed.drain(..done);
-            }
+            let landed = groups.land(pending, read);
             let stamp = self.clocks[warp.cta as usize].stamp(thread as u16, 0, 0);
             for flight in &landed {
-                self.land(flight, Stamp { pc: flight.pc, ..stamp });
+                self.land(flight, stamp);
             }
         }
     }
 
     /// A fence between proxies.
     pub(crate) fn fence_proxy(&mut self, warp: &Warp, active: u32, fence: ProxyFence) {
-        if let ProxyFence::Generic(order, scope) = fence {
-            return self.fence(warp, active, order, scope);
-        }
+        let memories: &[usize] = match fence {
+            ProxyFence::Generic(order, scope) => return self.fence(warp, active, order, scope),
+            ProxyFence::Async => &[0, 1],
+            ProxyFence::AsyncShared => &[0],
+            ProxyFence::AsyncGlobal => &[1],
+        };
         if !self.checks.races {
             return;
         }
         for thread in threads_of(warp.index, active) {
             let snapshot = self.clocks[warp.cta as usize].release(thread);
-            self.engines.fenced.insert((warp.cta, thread), snapshot);
+            for memory in memories {
+                self.engines.fenced[*memory].insert((warp.cta, thread), snapshot.clone());
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod finding;
 mod clock;
 mod flight;
 mod product;
+mod release;
 mod shadow;
 
 use crate::execute::{At, Copied, Engine, Frame, Place, Setup, Touch, Warp, unravel};
@@ -16,10 +17,10 @@ use crate::module::{Function, Op, Order, PRED_BIT, Scope};
 use clock::{Clocks, Snapshot, Stamp};
 pub use finding::{Checks, Finding};
 pub(crate) use finding::{RawFinding, step_limit};
-pub(crate) use flight::AsyncAccess;
+pub(crate) use flight::{AsyncAccess, MAX_GROUPS};
 use shadow::Cell;
 pub(crate) use shadow::History;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The access was atomic, relaxed, acquire or release: two such are no race within their scope.
 const STRONG: u16 = 1;
@@ -75,13 +76,17 @@ impl Access {
 /// A place that strong accesses synchronise through.
 type Location = (u32, u64);
 
-/// What the checks remember of a thread's fences.
-#[derive(Clone, Debug, Default)]
-struct Fences {
-    /// What the last releasing fence covers, and for whom.
-    released: Option<(Snapshot, Scope)>,
-    /// What relaxed loads saw, for the next acquiring fence.
-    seen: Snapshot,
+/// What the threads that arrived at the cluster barrier know.
+#[derive(Debug, Default)]
+struct Meeting {
+    /// Lanes that do nothing between their arrival and their wait, by CTA and warp.
+    waiting: BTreeMap<(u32, u32), u32>,
+    /// What the others knew when they arrived.
+    known: Snapshot,
+    /// Whether there are others.
+    partly: bool,
+    /// What was known at the phase that ended last, unless everything was.
+    ended: Snapshot,
 }
 
 /// The state of the checks of a cluster.
@@ -90,12 +95,10 @@ pub(crate) struct Checker {
     checks: Checks,
     clocks: Vec<Clocks>,
     history: History,
-    /// Per CTA and thread.
-    fences: Vec<HashMap<usize, Fences>>,
-    /// What was released at a location, for whom.
-    released: HashMap<Location, Vec<(Snapshot, Scope)>>,
+    releases: release::Releases,
     /// What non-waiting arrivals at a barrier know, per CTA and barrier.
     arrivals: HashMap<(u32, usize), Snapshot>,
+    meeting: Meeting,
     /// Threads of a CTA; the copy engine and the tensor cores follow them in the clocks.
     threads: usize,
     engines: flight::Engines,
@@ -114,8 +117,10 @@ impl Checker {
             let linear = row.wrapping_mul(setup.grid[0].into()).wrapping_add(id[0].into());
             Clocks::new(linear as u32 & (u32::MAX >> 1), threads as usize + 2)
         };
-        let clocks: Vec<Clocks> = (0..ranks).map(clock).collect();
-        let history = if checks.any() {
+        let mut clocks: Vec<Clocks> = (0..ranks).map(clock).collect();
+        let peers: Vec<u32> = clocks.iter().map(|clocks| clocks.cta).collect();
+        clocks.iter_mut().for_each(|clocks| clocks.peers.clone_from(&peers));
+        let mut history = if checks.any() {
             let taken = setup.history.lock().map(|mut held| held.take()).ok().flatten();
             let mut history = taken.unwrap_or_else(|| History::new(setup));
             history.begin_cluster(ranks as usize, setup.shared_bytes as usize);
@@ -123,20 +128,22 @@ impl Checker {
         } else {
             History::default()
         };
+        let releases = std::mem::take(&mut history.releases).begin_cluster(ranks as usize);
         Self {
             checks,
-            fences: vec![HashMap::new(); clocks.len()],
             clocks,
             history,
-            released: HashMap::new(),
+            releases,
             arrivals: HashMap::new(),
+            meeting: Meeting::default(),
             threads: threads as usize,
             engines: flight::Engines::default(),
         }
     }
 
     /// Hands what global memory went through to the next cluster.
-    pub(crate) fn finish(self, setup: &Setup<'_>) {
+    pub(crate) fn finish(mut self, setup: &Setup<'_>) {
+        self.history.releases = self.releases;
         if let Ok(mut held) = setup.history.lock() {
             *held = Some(self.history);
         }
@@ -256,62 +263,6 @@ impl Checker {
         Some(raw(code, (warp, lane), at.pc, Some(other.pc), message))
     }
 
-    /// A strong access hands on what was released at its place, and takes it up.
-    fn synchronise(&mut self, rank: u32, thread: usize, access: Access) {
-        let location = match access.place {
-            Place::Shared(rank, offset) => (rank | 1 << 31, offset),
-            Place::Buffer(index, offset) => (index, offset),
-            _ => return,
-        };
-        let clocks = &mut self.clocks[rank as usize];
-        let fences = self.fences[rank as usize].entry(thread).or_default();
-        if access.touch != Touch::Write {
-            for (snapshot, scope) in self.history.released(&mut self.released, location) {
-                if (*scope).min(access.scope) == Scope::Cta && snapshot.cta != clocks.cta {
-                    continue;
-                }
-                if access.order.acquires() {
-                    clocks.acquire(thread, snapshot);
-                } else {
-                    fences.seen.merge(snapshot);
-                }
-            }
-        }
-        if access.touch == Touch::Read {
-            return;
-        }
-        let published = if access.order.releases() {
-            Some((clocks.release(thread), access.scope))
-        } else {
-            fences.released.clone().map(|(snapshot, scope)| (snapshot, scope.min(access.scope)))
-        };
-        let held = self.history.released(&mut self.released, location);
-        // A store begins anew; a read-modify-write continues what was released before.
-        if access.touch == Touch::Write {
-            held.clear();
-        }
-        held.extend(published);
-    }
-
-    /// `fence` and `membar`.
-    pub(crate) fn fence(&mut self, warp: &Warp, active: u32, order: Order, scope: Scope) {
-        if !self.checks.races {
-            return;
-        }
-        let clocks = &mut self.clocks[warp.cta as usize];
-        for lane in (0..32).filter(|lane| active >> lane & 1 != 0) {
-            let thread = (warp.index * 32 + lane) as usize;
-            let fences = self.fences[warp.cta as usize].entry(thread).or_default();
-            if order.acquires() && fences.seen.cta != 0 {
-                let seen = std::mem::take(&mut fences.seen);
-                clocks.acquire(thread, &seen);
-            }
-            if order.releases() {
-                fences.released = Some((clocks.release(thread), scope));
-            }
-        }
-    }
-
     /// Threads that meet, all told what each of them knows.
     fn meet(&mut self, rank: u32, threads: &[usize], mut known: Snapshot) {
         let clocks = &mut self.clocks[rank as usize];
@@ -358,11 +309,59 @@ impl Checker {
         self.meet(rank, &threads, known);
     }
 
-    /// The cluster meets.
-    pub(crate) fn release_cluster(&mut self) {
+    /// Lanes arrive at the cluster barrier; `at_once` if they wait at the next instruction.
+    pub(crate) fn cluster_arrive(
+        &mut self,
+        warp: &Warp,
+        active: u32,
+        (release, at_once): (bool, bool),
+    ) {
         if !self.checks.races {
             return;
         }
+        let meeting = &mut self.meeting;
+        if release && at_once {
+            *meeting.waiting.entry((warp.cta, warp.index)).or_default() |= active;
+            return;
+        }
+        meeting.partly = true;
+        for thread in threads_of(warp.index, active) {
+            if release {
+                meeting.known.merge(&self.clocks[warp.cta as usize].release(thread));
+            } else if let Some(fenced) = self.releases.fenced_for_cluster(warp.cta, thread) {
+                meeting.known.merge(fenced);
+            }
+        }
+    }
+
+    /// A phase of the cluster barrier ends.
+    pub(crate) fn open_cluster(&mut self) {
+        if !self.checks.races {
+            return;
+        }
+        let Meeting { waiting, mut known, partly, .. } = std::mem::take(&mut self.meeting);
+        if !partly {
+            return self.meet_cluster();
+        }
+        for ((rank, warp), lanes) in waiting {
+            for thread in threads_of(warp, lanes) {
+                known.merge(&self.clocks[rank as usize].release(thread));
+            }
+        }
+        self.meeting.ended = known;
+    }
+
+    /// Lanes go on behind the cluster barrier.
+    pub(crate) fn cluster_wait(&mut self, rank: u32, warp: u32, lanes: u32) {
+        if !self.meeting.ended.is_empty() {
+            for thread in threads_of(warp, lanes) {
+                self.clocks[rank as usize].acquire(thread, &self.meeting.ended);
+            }
+        }
+    }
+
+    /// Everything that any thread of the cluster did is known to all.
+    fn meet_cluster(&mut self) {
         let all: Vec<(u32, u32)> = self.clocks.iter().map(|c| (c.cta, c.generation + 1)).collect();
         for clocks in &mut self.clocks {
             clocks.next_generation();
@@ -440,10 +439,17 @@ fn conflict_message(other: &Stamp, stamp: &Stamp, touch: Touch) -> String {
     format!("thread {} {what} what {who} touches, and nothing orders them", stamp.thread)
 }
 
-/// Whether two strong accesses include each other in their scopes.
-fn morally_strong(a: &Stamp, b: &Stamp) -> bool {
-    let wide = |stamp: &Stamp| stamp.flags >> SCOPE_SHIFT > Scope::Cta as u16;
-    a.flags & b.flags & STRONG != 0 && (a.cta == b.cta || (wide(a) && wide(b)))
+/// Whether two strong accesses, one of them by the CTA of these clocks, include each other in their scopes.
+fn morally_strong(clocks: &Clocks, other: &Stamp, own: &Stamp) -> bool {
+    let (ours, theirs) = (own.flags >> SCOPE_SHIFT, other.flags >> SCOPE_SHIFT);
+    let needed = if other.cta == own.cta {
+        Scope::Cta
+    } else if clocks.peers.contains(&other.cta) {
+        Scope::Cluster
+    } else {
+        Scope::Device
+    };
+    own.flags & other.flags & STRONG != 0 && ours.min(theirs) >= needed as u16
 }
 
 /// Follows an access in one cell, and gives the access it races with.
@@ -458,7 +464,7 @@ fn follow(
     let ordered = |other: &Stamp| {
         let flying = other.flags & IN_FLIGHT != 0;
         other.flags & stamp.flags & REDUCES != 0
-            || !flying && (clocks.knows(thread, other) || morally_strong(other, stamp))
+            || !flying && (clocks.knows(thread, other) || morally_strong(clocks, other, stamp))
     };
     let benign = |other: &Stamp| {
         // Compilers let every thread of a replicated layout store its copy of a value.
@@ -520,7 +526,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 /// Whether threads of this module meet in other ways than at barriers for the whole CTA.
 fn meets_partly(setup: &Setup<'_>) -> bool {
     setup.module.code.iter().any(|inst| match &inst.op {
-        Op::BarWarp { .. } | Op::Fence(..) | Op::ClusterWait => true,
+        Op::BarWarp { .. } | Op::Fence(..) | Op::ClusterWait { .. } => true,
         Op::Mbarrier(_) | Op::Bulk(_) | Op::Wgmma(_) => true,
         Op::Bar { threads, .. } => threads.is_some(),
         Op::Atomic(atomic) => atomic.order.acquires() || atomic.order.releases(),

@@ -104,7 +104,7 @@ impl Checker {
         let warpgroup = (warp.cta, warp.index / 4);
         let flights = std::mem::take(self.engines.products.entry(warpgroup).or_default());
         let (done, left): (Vec<_>, Vec<_>) =
-            flights.into_iter().partition(|flight| flight.number <= target);
+            flights.into_iter().partition(|flight| flight.product <= target);
         self.engines.products.insert(warpgroup, left);
         let clocks = &mut self.clocks[warp.cta as usize];
         let stamp = clocks.stamp(products, 0, 0);
@@ -113,7 +113,7 @@ impl Checker {
             clocks.acquire(warp.index as usize * 32 + lane, &snapshot);
         }
         for flight in &done {
-            self.land(flight, super::clock::Stamp { pc: flight.pc, ..stamp });
+            self.land(flight, stamp);
         }
     }
 }

@@ -6,10 +6,11 @@
 //! - Of readers that nothing orders, all are kept while threads may meet partly; else two say enough.
 
 use super::clock::Stamp;
-use super::meets_partly;
+use super::{IN_FLIGHT, meets_partly};
+use super::release::Releases;
 use crate::execute::Setup;
-use crate::module::Op;
-use std::collections::HashMap;
+use crate::module::{BulkOp, Direction, Inst, Op};
+use crate::tensor_map::{BYTES, TensorMap};
 
 /// The last accesses of a granule.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +33,11 @@ pub(crate) struct Readers {
 impl Readers {
     /// Notes a reader; those that `known` says it knows are not needed any more.
     pub(super) fn add(&mut self, cell: &mut Cell, stamp: Stamp, known: impl Fn(&Stamp) -> bool) {
-        let same = |other: &Stamp| other.cta == stamp.cta && other.thread == stamp.thread;
+        // Each flight of an engine is a reader of its own until it lands.
+        let same = |other: &Stamp| {
+            let thread = other.cta == stamp.cta && other.thread == stamp.thread;
+            thread && (other.flags & IN_FLIGHT == 0 || other.epoch == stamp.epoch)
+        };
         if cell.list != 0 {
             let list = &mut self.lists[cell.list as usize - 1];
             match list.iter_mut().find(|other| same(other)) {
@@ -111,7 +116,8 @@ pub(crate) struct History {
     global_known: Vec<Option<Vec<bool>>>,
     shared_readers: Readers,
     global_readers: Readers,
-    released: HashMap<super::Location, Vec<(super::Snapshot, super::Scope)>>,
+    /// What was released, kept from cluster to cluster.
+    pub(super) releases: Releases,
 }
 
 impl History {
@@ -165,17 +171,6 @@ impl History {
         }
         (&mut page[(index % PAGE) as usize], &mut self.global_readers)
     }
-
-    /// What was released at a location: in global memory kept from cluster to cluster.
-    pub(super) fn released<'h>(
-        &'h mut self,
-        of_cluster: &'h mut HashMap<super::Location, Vec<(super::Snapshot, super::Scope)>>,
-        location: super::Location,
-    ) -> &'h mut Vec<(super::Snapshot, super::Scope)> {
-        let shared = location.0 >> 31 != 0;
-        let map = if shared { of_cluster } else { &mut self.released };
-        map.entry(location).or_default()
-    }
 }
 
 /// The bytes of the smallest store, atomic or copy of a module.
@@ -183,7 +178,30 @@ fn granule(setup: &Setup<'_>) -> u64 {
     let stores = setup.module.code.iter().filter_map(|inst| match &inst.op {
         Op::Store(transfer) => Some(transfer.bytes),
         Op::Atomic(atomic) => Some(atomic.bytes),
+        Op::Bulk(op) => match &**op {
+            BulkOp::Copy(copy) => copy.byte_mask.map(|_| 1),
+            // Boxes may meet between any two elements.
+            BulkOp::Tensor(copy) if matches!(copy.direction, Direction::Store { .. }) => {
+                Some(element_bytes(setup))
+            }
+            _ => None,
+        },
         _ => None,
     });
     stores.min().unwrap_or(4).clamp(1, 4).into()
+}
+
+/// The bytes of the smallest element of a tensor map among the parameters, or 1 where maps are made elsewhere.
+fn element_bytes(setup: &Setup<'_>) -> u8 {
+    let is_made = |inst: &Inst| {
+        let Op::Bulk(op) = &inst.op else { return false };
+        matches!(**op, BulkOp::Replace { .. } | BulkOp::Publish { .. })
+    };
+    if setup.module.code.iter().any(is_made) {
+        return 1;
+    }
+    let starts = (0..setup.params.len()).step_by(64);
+    let maps = starts.filter_map(|at| setup.params.get(at..at + BYTES)?.try_into().ok());
+    let sizes = maps.filter_map(|bytes| Some(TensorMap::decode(bytes).ok()?.dtype.bytes() as u8));
+    sizes.min().unwrap_or(1)
 }

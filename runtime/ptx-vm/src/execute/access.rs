@@ -71,7 +71,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             Space::Generic if window == index(Space::Const) => self.constant(inside),
             Space::Generic if window == index(Space::Param) => self.param(inside),
             Space::Generic | Space::Global => self.global(space, address)?,
-            Space::Shared | Space::SharedCluster => self.shared(warp, address)?,
+            Space::Shared => self.own_shared(warp, address)?,
+            Space::SharedCluster => self.shared(warp, address)?,
             Space::Local => local(warp, lane, address),
             Space::Const => self.constant(address),
             Space::Param => self.param(address),
@@ -111,7 +112,24 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 format!("the shared address {address:#x} names CTA {rank} of the cluster");
             return Err(Fault { code: finding::BOUNDS, message });
         };
+        if rank != warp.cta && cta.live.iter().all(|live| *live == 0) {
+            let message = format!("shared memory of CTA {rank} of the cluster, which has exited");
+            return Err(Fault { code: finding::ADDRESS, message });
+        }
         Ok((Place::Shared(rank, offset.into()), offset.into(), cta.shared.len() as u64))
+    }
+
+    /// `.shared` is the memory of the own CTA.
+    fn own_shared(&self, warp: &Warp, address: u64) -> Result<(Place, u64, u64), Fault> {
+        let found = self.shared(warp, address)?;
+        match found.0 {
+            Place::Shared(rank, _) if rank != warp.cta => {
+                let message =
+                    format!("{address:#x} is shared memory of CTA {rank}, not of the own CTA");
+                Err(Fault { code: finding::ADDRESS, message })
+            }
+            _ => Ok(found),
+        }
     }
 
     fn constant(&self, address: u64) -> (Place, u64, u64) {
@@ -345,6 +363,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     /// Tells the checks of an access.
     pub(crate) fn touch(&mut self, warp: &mut Warp, at: &At, lane: usize, access: Access) {
+        if access.touch != Touch::Read {
+            self.check_overwrite(warp, (at, lane), (access.place, access.bytes));
+        }
         if let Some(found) = self.checker.touch(warp, (at, lane), access) {
             self.report_raw(warp, found);
         }
@@ -461,6 +482,30 @@ impl Place {
             Self::Local(at) => Self::Local(at + bytes),
             Self::Const(at) => Self::Const(at + bytes),
             Self::Param(at) => Self::Param(at + bytes),
+        }
+    }
+
+    /// Bytes from the beginning of its memory.
+    pub(crate) fn offset(self) -> u64 {
+        match self {
+            Self::Buffer(_, at)
+            | Self::Shared(_, at)
+            | Self::Local(at)
+            | Self::Const(at)
+            | Self::Param(at) => at,
+        }
+    }
+
+    /// How many bytes further on than `first` it lies, if that is in the same memory.
+    pub(crate) fn distance_from(self, first: Self) -> Option<u64> {
+        match (first, self) {
+            (Self::Buffer(a, from), Self::Buffer(b, to))
+            | (Self::Shared(a, from), Self::Shared(b, to))
+                if a == b =>
+            {
+                to.checked_sub(from)
+            }
+            _ => None,
         }
     }
 }

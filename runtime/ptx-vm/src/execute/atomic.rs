@@ -7,6 +7,9 @@ use super::warp::{At, Flow};
 use crate::check::{Access, finding};
 use crate::module::Atomic;
 
+/// Elements of a vector at most.
+const MAX_VECTOR: usize = 8;
+
 impl<const CHECK: bool> Engine<'_, CHECK> {
     /// Lanes go one after the other, lowest first.
     pub(super) fn atomic(&mut self, warp: &mut Warp, at: &At, atomic: &Atomic) -> Flow {
@@ -24,10 +27,15 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 let order = (atomic.order, atomic.scope);
                 self.touch(warp, at, lane, Access::of(place, total, Touch::Atomic, order));
             }
-            for (index, b) in b.iter().enumerate() {
-                let operands = (warp.row(at, *b).0[lane], warp.row(at, atomic.c).0[lane]);
+            // A destination may be an operand of a later element.
+            let mut operands = [0; MAX_VECTOR];
+            for (operand, b) in operands.iter_mut().zip(b) {
+                *operand = warp.row(at, *b).0[lane];
+            }
+            let c = warp.row(at, atomic.c).0[lane];
+            for (index, operand) in operands.iter().enumerate().take(b.len()) {
                 let place = place.behind((index * bytes) as u64);
-                let Some(old) = self.update(place, atomic, operands) else {
+                let Some(old) = self.update(place, atomic, (*operand, c)) else {
                     let message = "this memory takes no atomics".to_owned();
                     return self.fault(warp, at, lane, Fault { code: finding::ADDRESS, message });
                 };

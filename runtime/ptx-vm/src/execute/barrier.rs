@@ -8,7 +8,7 @@ use super::cluster::{BARRIERS, Engine, lanes};
 use super::state::{Cta, State, Warp};
 use super::warp::{At, Flow};
 use crate::check::finding;
-use crate::module::{Bar, Op};
+use crate::module::{Bar, Inst, Op};
 
 impl<const CHECK: bool> Engine<'_, CHECK> {
     /// `bar` and `barrier`.
@@ -29,7 +29,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             Some(count) if count > most => {
                 Some(format!("a barrier for {count} threads in a CTA of {most}"))
             }
-            _ => None,
+            _ => {
+                let barrier = &self.ctas[warp.cta as usize].barriers[number as usize];
+                let (here, there) = (count.unwrap_or(most), barrier.threads.unwrap_or(most));
+                (barrier.is_open() && here != there)
+                    .then(|| format!("a barrier for {here} threads, where others wait for {there}"))
+            }
         };
         if let Some(message) = wrong {
             self.fail(finding::BARRIER_COUNT, (warp, at.active), at.pc, message);
@@ -44,7 +49,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         barrier.arrived[warp.index as usize] |= at.active;
         barrier.votes += votes;
         barrier.against += at.active.count_ones() - votes;
-        self.arrivals = true;
+        self.something_moved();
         match how {
             Bar::Arrive => {
                 if CHECK {
@@ -92,66 +97,92 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     }
 
     /// `barrier.cluster.arrive`.
-    pub(super) fn cluster_arrive(&mut self, warp: &mut Warp, at: &At) -> Flow {
+    pub(super) fn cluster_arrive(
+        &mut self,
+        warp: &mut Warp,
+        at: &At,
+        (release, aligned): (bool, bool),
+    ) -> Flow {
         let missing = warp.live & !at.active;
-        if missing != 0 {
+        if aligned && missing != 0 {
             return Flow::Wait(State::Converge { missing });
         }
         let cta = &mut self.ctas[warp.cta as usize];
         cta.cluster_arrived[warp.index as usize] |= at.active;
-        cta.cluster_pc = at.pc;
-        self.arrivals = true;
+        self.something_moved();
+        if CHECK {
+            let next = self.setup.module.code.get(at.pc as usize + 1);
+            let waits = |inst: &Inst| matches!(inst.op, Op::ClusterWait { .. });
+            let at_once = next.is_some_and(|inst| waits(inst) && inst.guard.is_none());
+            self.checker.cluster_arrive(warp, at.active, (release, at_once));
+        }
         Flow::Next
     }
 
-    /// `barrier.cluster.wait`.
-    pub(super) fn cluster_wait(&mut self, warp: &mut Warp, at: &At) -> Flow {
+    /// `barrier.cluster.wait`: lanes whose phase has ended go on, the others wait.
+    pub(super) fn cluster_wait(&mut self, warp: &mut Warp, at: &At, aligned: bool) -> Flow {
         let missing = warp.live & !at.active;
-        if missing != 0 {
+        if aligned && missing != 0 {
             return Flow::Wait(State::Converge { missing });
         }
+        let passed = &mut self.ctas[warp.cta as usize].cluster_passed[warp.index as usize];
+        let ready = *passed & at.active;
+        *passed &= !ready;
+        if CHECK {
+            self.checker.cluster_wait(warp.cta, warp.index, ready);
+        }
+        let active = at.active & !ready;
+        if active == 0 {
+            return Flow::Next;
+        }
         self.arrivals = true;
-        self.wait(warp, at, State::Cluster)
+        self.wait(warp, &At { active, ..*at }, State::Cluster)
     }
 
-    /// Opens the cluster barrier when every thread has arrived and those that arrived wait or left.
+    /// Ends the phase of the cluster barrier when every thread that has not exited has arrived.
     pub(super) fn release_cluster(&mut self) {
-        let complete = |cta: &Cta| {
-            let pairs = cta.cluster_arrived.iter().zip(&cta.live);
-            pairs.clone().all(|(arrived, live)| arrived & live == *live)
+        let arrived = |cta: &Cta| {
+            let mut pairs = cta.cluster_arrived.iter().zip(&cta.live);
+            pairs.all(|(arrived, live)| arrived & live == *live)
         };
-        let waiting = |cta: &Cta| {
-            let mut groups = cta.warps.iter().flat_map(|warp| &warp.groups);
-            groups.any(|group| group.state == State::Cluster)
-        };
-        if !self.ctas.iter().any(waiting) || !self.ctas.iter().all(complete) {
+        let any = self.ctas.iter().flat_map(|cta| &cta.live).any(|live| *live != 0);
+        if !any || !self.ctas.iter().all(arrived) {
             return;
-        }
-        // A thread that arrived and does not wait yet would take the next phase for this one.
-        let all_wait = self.ctas.iter().flat_map(|cta| &cta.warps).flat_map(|warp| &warp.groups);
-        if !all_wait.clone().all(|group| group.state == State::Cluster) {
-            return;
-        }
-        for cta in &mut self.ctas {
-            cta.cluster_arrived.iter_mut().for_each(|lanes| *lanes = 0);
-            for group in cta.warps.iter_mut().flat_map(|warp| &mut warp.groups) {
-                group.state = State::Ready;
-            }
         }
         self.arrivals = true;
         if CHECK {
-            self.checker.release_cluster();
+            self.checker.open_cluster();
+        }
+        for (rank, cta) in self.ctas.iter_mut().enumerate() {
+            for warp in &mut cta.warps {
+                let index = warp.index as usize;
+                let mut passed = std::mem::take(&mut cta.cluster_arrived[index]) & warp.live;
+                for group in warp.groups.iter_mut().filter(|g| g.state == State::Cluster) {
+                    group.state = State::Ready;
+                    let woken = group.mask & passed;
+                    passed &= !woken;
+                    if CHECK {
+                        self.checker.cluster_wait(rank as u32, warp.index, woken);
+                    }
+                }
+                cta.cluster_passed[index] = passed;
+            }
         }
     }
 
     /// Lanes for which others wait at an aligned barrier have exited without it.
     pub(super) fn awaited_exit(&mut self, warp: &Warp, pc: u32, waiting: u32) {
         let op = &self.setup.module.code[pc as usize].op;
-        if matches!(op, Op::Bar { .. } | Op::ClusterArrive | Op::ClusterWait) {
+        if is_barrier(op) {
             let message = "a barrier that only a part of the warp executes".to_owned();
             self.fail(finding::DIVERGENT_BARRIER, (warp, waiting), pc, message);
         }
     }
+}
+
+/// Whether threads of a CTA or a cluster wait for each other at an instruction.
+pub(super) fn is_barrier(op: &Op) -> bool {
+    matches!(op, Op::Bar { .. } | Op::ClusterArrive { .. } | Op::ClusterWait { .. })
 }
 
 fn is_complete(cta: &Cta, id: usize) -> bool {

@@ -10,6 +10,7 @@ use super::mbarrier::{Completing, Object};
 use super::state::Warp;
 use super::warp::{At, Flow};
 use crate::check::{Access, AsyncAccess, finding};
+use crate::matrix::Swizzle;
 use crate::module::{
     Address, BulkCopy, BulkOp, Completion, Direction, Row, StoreAsync, TensorCopy,
 };
@@ -91,17 +92,23 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         at: (&At, usize),
         (place, bytes, touch): (Place, u64, Touch),
         ending: Ending,
-    ) {
+    ) -> Done {
         if self.setup.options.profile {
             self.measure_bulk(at.0, place, bytes);
         }
-        if !CHECK {
-            return;
+        if CHECK {
+            if touch != Touch::Read {
+                self.check_overwrite(warp, at, (place, bytes));
+            }
+            let access = AsyncAccess { place, bytes, touch, ending };
+            for found in self.checker.touch_async(warp, at, access) {
+                self.report_raw(warp, found);
+            }
+            if let Some(message) = self.checker.overflow() {
+                return Err(Fault { code: finding::STEPS, message });
+            }
         }
-        let access = AsyncAccess { place, bytes, touch, ending };
-        for found in self.checker.touch_async(warp, at, access) {
-            self.report_raw(warp, found);
-        }
+        Ok(())
     }
 
     /// Any number of bytes at a place.
@@ -149,7 +156,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let data = self.read_bytes(warp, lane, from, bytes as usize);
         let targets = self.targets(warp, (at, lane), to, copy.multicast)?;
         let mbarrier = match &copy.completion {
-            Completion::Mbarrier(address) => Some(self.object(warp, at, address, lane)?),
+            Completion::Mbarrier(address) => {
+                Some(self.object_beside(warp, (at, lane), address, to)?)
+            }
             Completion::Group => None,
         };
         for (index, (rank, to)) in targets.iter().enumerate() {
@@ -159,10 +168,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             };
             // The source is read once, however many CTAs get it.
             if index == 0 {
-                self.follow(warp, (at, lane), (from, bytes, Touch::Read), ending);
+                self.follow(warp, (at, lane), (from, bytes, Touch::Read), ending)?;
             }
             let touch = if copy.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-            self.follow(warp, (at, lane), (*to, bytes, touch), ending);
+            self.follow(warp, (at, lane), (*to, bytes, touch), ending)?;
             match copy.reduce {
                 Some(reduce) => self.reduce_bytes(warp, lane, *to, (&data, reduce)),
                 None => self.copy_masked(warp, (at, lane), *to, (&data, copy.byte_mask)),
@@ -170,6 +179,24 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             self.ends(warp, (at, lane), ending, bytes as u32)?;
         }
         Ok(())
+    }
+
+    /// The mbarrier of a copy, which lies in the CTA of its destination.
+    fn object_beside(
+        &self,
+        warp: &Warp,
+        (at, lane): (&At, usize),
+        address: &Address,
+        to: Place,
+    ) -> Result<Object, Fault> {
+        let object = self.object(warp, at, address, lane)?;
+        match to {
+            Place::Shared(rank, _) if rank != object.0 => {
+                let (to, at) = (rank, object.0);
+                Err(invalid(format!("a copy to CTA {to} with an mbarrier of CTA {at}")))
+            }
+            _ => Ok(object),
+        }
     }
 
     /// Notes what an mbarrier is to hear of a copy.
@@ -288,10 +315,15 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             return Err(invalid(message));
         }
         let bytes = map.box_bytes();
-        let shared = self.locate_part(warp, lane, (copy.shared.space, address), (16, bytes))?;
+        let space = copy.shared.space;
+        let shared = self.locate_part(warp, lane, (space, address), (16, bytes))?;
+        for (part, bytes) in box_parts(&map, shared) {
+            let inside = part.distance_from(shared).unwrap_or(0);
+            self.locate_part(warp, lane, (space, address.wrapping_add(inside)), (16, bytes))?;
+        }
         match &copy.direction {
             Direction::Load { mbarrier, multicast } => {
-                let (own, offset) = self.object(warp, at, mbarrier, lane)?;
+                let (own, offset) = self.object_beside(warp, (at, lane), mbarrier, shared)?;
                 let targets = self.targets(warp, (at, lane), shared, *multicast)?;
                 for (rank, to) in targets {
                     let object = (rank.unwrap_or(own), offset);
@@ -328,14 +360,15 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let ending = Ending::Object(object);
         let width = map.dtype.bytes() as usize;
         let fill = map.fill_element().to_le_bytes();
-        let bytes = map.box_bytes();
-        self.follow(warp, (at, lane), (to, bytes, Touch::Write), ending);
+        for (part, bytes) in box_parts(map, to) {
+            self.follow(warp, (at, lane), (part, bytes, Touch::Write), ending)?;
+        }
         for row in map.rows(coordinates) {
             let mut bytes = fill[..width].repeat(map.box_dims[0] as usize);
             if row.bytes > 0 {
                 let from = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
                 let read = (from, row.bytes.into(), Touch::Read);
-                self.follow(warp, (at, lane), read, ending);
+                self.follow(warp, (at, lane), read, ending)?;
                 let inside = self.read_bytes(warp, lane, from, row.bytes as usize);
                 bytes[row.skipped as usize..][..row.bytes as usize].copy_from_slice(&inside);
             }
@@ -357,8 +390,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if let Some(how) = reduce.filter(|how| !how.exists_for(map.dtype)) {
             return Err(invalid(format!("no reduction {how:?} for elements {:?}", map.dtype)));
         }
-        let bytes = map.box_bytes();
-        self.follow(warp, (at, lane), (from, bytes, Touch::Read), Ending::Group);
+        for (part, bytes) in box_parts(map, from) {
+            self.follow(warp, (at, lane), (part, bytes, Touch::Read), Ending::Group)?;
+        }
         for row in map.rows(coordinates).filter(|row| row.bytes > 0) {
             let chunks = (0..map.row_bytes() / 16).flat_map(|chunk| {
                 let place = swizzled(map, from, row.shared + 16 * chunk);
@@ -369,7 +403,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let to = self.tensor_bytes(warp, lane, row.global, row.bytes)?;
             let touch = if reduce.is_some() { Touch::Atomic } else { Touch::Write };
             let access = (to, row.bytes.into(), touch);
-            self.follow(warp, (at, lane), access, Ending::Group);
+            self.follow(warp, (at, lane), access, Ending::Group)?;
             match reduce {
                 Some(how) => self.reduce_bytes(warp, lane, to, (bytes, (how, map.dtype))),
                 None => self.write_bytes(warp, lane, to, bytes),
@@ -388,10 +422,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let bytes = width * store.values.len as usize;
         let address = self.address(warp, at, &store.to, lane);
         let to = self.locate(warp, lane, (store.to.space, address), bytes as u64)?;
-        let object = self.object(warp, at, &store.mbarrier, lane)?;
+        let object = self.object_beside(warp, (at, lane), &store.mbarrier, to)?;
         let ending = Ending::Object(object);
         let touch = if store.reduce.is_some() { Touch::Atomic } else { Touch::Write };
-        self.follow(warp, (at, lane), (to, bytes as u64, touch), ending);
+        self.follow(warp, (at, lane), (to, bytes as u64, touch), ending)?;
         let module = self.setup.module;
         for (index, row) in module.list(store.values).iter().enumerate() {
             let value = warp.row(at, *row).0[lane].to_le_bytes();
@@ -451,12 +485,20 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
 /// The widest accesses, up to eight bytes, that fit the alignment of a place and divide a number of bytes.
 fn width_at(place: Place, bytes: usize) -> usize {
-    let (Place::Buffer(_, at)
-    | Place::Shared(_, at)
-    | Place::Local(at)
-    | Place::Const(at)
-    | Place::Param(at)) = place;
-    1 << (at | bytes as u64 | 8).trailing_zeros()
+    1 << (place.offset() | bytes as u64 | 8).trailing_zeros()
+}
+
+/// The contiguous parts of shared memory that a box takes: all of it but the last line of a swizzle, of which
+/// the chunks may lie anywhere in the line.
+fn box_parts(map: &TensorMap, start: Place) -> impl Iterator<Item = (Place, u64)> + '_ {
+    let bytes = map.box_bytes();
+    let whole = match map.swizzle {
+        Swizzle::None => bytes,
+        _ => bytes - bytes % u64::from(map.swizzle.row_bytes()),
+    };
+    let lines = (whole > 0).then_some((start, whole));
+    let chunks = (whole..bytes).step_by(16).map(move |at| (swizzled(map, start, at as u32), 16));
+    lines.into_iter().chain(chunks)
 }
 
 /// Where a byte of a box lies in shared memory.

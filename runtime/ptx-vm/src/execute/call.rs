@@ -1,6 +1,7 @@
 //! Calls, returns and indexed branches.
 
 use super::cluster::{Engine, lanes};
+use super::setup::MAX_CLUSTER_BYTES;
 use super::state::{Frame, Warp};
 use super::warp::{At, Flow};
 use crate::check::finding;
@@ -56,6 +57,11 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         }
         let cta = self.ctas.get(warp.cta as usize).map_or([0; 3], |cta| cta.id);
         self.enter_frame(warp, frame, mask, cta);
+        if self.thread_bytes > MAX_CLUSTER_BYTES {
+            let message = format!("calls take more than {MAX_CLUSTER_BYTES} bytes");
+            self.fail(finding::STEPS, (warp, mask), at.pc, message);
+            return Flow::Stop;
+        }
         for (from, to) in call.args.iter().zip(&callee.params) {
             self.pass(warp, mask, (caller, *from), (frame, *to));
         }

@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 pub(crate) const BARRIERS: usize = 16;
 /// Instructions a warp may execute before others get a turn.
 const TURN: u64 = 1 << 14;
+/// Turns after which a `mbarrier.try_wait` gives up.
+const TIME_LIMIT: u64 = 64;
+/// How often all waits give up, without a thread that arrives or exits, before it is a deadlock.
+const PATIENCE: u32 = 8;
 /// Findings of a cluster at most; the count of the last ones goes on.
 const MAX_FINDINGS: usize = 1000;
 
@@ -40,6 +44,10 @@ pub(crate) struct Engine<'m, const CHECK: bool> {
     pub(crate) last_pc: u32,
     /// Set when a thread exits or arrives, so that barriers are looked at.
     pub(crate) arrivals: bool,
+    /// How often waits were timed out since a thread exited or arrived.
+    pub(crate) timed_out: u32,
+    /// Bytes that registers and local memory of all frames take.
+    pub(crate) thread_bytes: u64,
     /// Whether the module has wgmma instructions.
     pub(crate) multiplies: bool,
     /// The mbarriers that exist, and where they were initialised.
@@ -80,6 +88,8 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
             stopped: false,
             last_pc: 0,
             arrivals: false,
+            timed_out: 0,
+            thread_bytes: 0,
             multiplies: setup.module.code.iter().any(|inst| matches!(inst.op, Op::Wgmma(_))),
             objects: BTreeMap::new(),
             completing: Vec::new(),
@@ -106,7 +116,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
             barriers: vec![barrier; BARRIERS],
             live: Vec::new(),
             cluster_arrived: vec![0; n_warps],
-            cluster_pc: 0,
+            cluster_passed: vec![0; n_warps],
         };
         for index in 0..n_warps as u32 {
             let lanes = (threads - index * 32).min(32);
@@ -136,6 +146,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
         let function = &self.setup.module.functions[frame.function as usize];
         let rows = (frame.rows + function.rows()) as usize;
         if warp.rows.len() < rows {
+            self.thread_bytes += ((rows - warp.rows.len()) * size_of::<Lanes>()) as u64;
             warp.rows.resize(rows, Lanes::ZERO);
         }
         let preds = (frame.preds + function.preds) as usize;
@@ -148,6 +159,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
         for lane in lanes(mask) {
             let local = &mut warp.local[lane];
             if local.len() < end {
+                self.thread_bytes += (end - local.len()) as u64;
                 local.resize(end, 0);
             }
         }
@@ -199,6 +211,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
 
     fn finish(mut self) -> Report {
         let mut out_of_steps = false;
+        let mut turns = 0u64;
         loop {
             let before = self.steps;
             let alive = self.turn();
@@ -209,9 +222,16 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
                 out_of_steps = true;
                 break;
             }
+            turns += 1;
             if self.steps == before && !self.arrivals {
-                self.report_hang();
-                break;
+                // A wait may give up, and what its thread then does may let others go on.
+                self.timed_out += 1;
+                if self.timed_out > PATIENCE || !self.time_out_waits() {
+                    self.report_hang();
+                    break;
+                }
+            } else if turns % TIME_LIMIT == 0 {
+                self.time_out_waits();
             }
         }
         let completed = !out_of_steps && !self.stopped && self.ctas.iter().all(is_done);
@@ -253,6 +273,12 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
         self.release_cluster();
         self.settle();
         alive
+    }
+
+    /// A thread exited or arrived somewhere: barriers are looked at, and waits may go on.
+    pub(crate) fn something_moved(&mut self) {
+        self.arrivals = true;
+        self.timed_out = 0;
     }
 
     /// Notes what is wrong at `pc` for the lanes of `mask`.

@@ -7,7 +7,7 @@ use super::access::{Place, Touch, WEAK};
 use super::cluster::{Engine, lanes};
 use super::state::{Copied, Warp};
 use super::warp::{At, Flow};
-use crate::check::Access;
+use crate::check::{Access, MAX_GROUPS, finding};
 use crate::module::CopyAsync;
 
 impl<const CHECK: bool> Engine<'_, CHECK> {
@@ -40,6 +40,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
             self.land(warp, at, lane, to, &bytes[..size as usize]);
         }
+        if CHECK && let Some(message) = self.checker.overflow() {
+            self.fail(finding::STEPS, (warp, at.active), at.pc, message);
+            return Flow::Stop;
+        }
         Flow::Next
     }
 
@@ -54,6 +58,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if CHECK && let Place::Shared(_, offset) = to {
             let (lane, bytes) = (lane as u8, bytes.len() as u8);
             warp.open_copies.push(Copied { lane, at: offset as u32, bytes, pc: at.pc });
+            self.checker.count_copies(1, 0);
         }
     }
 
@@ -64,18 +69,34 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             let (group, left) = std::mem::take(&mut warp.open_copies).into_iter().partition(mine);
             warp.open_copies = left;
             warp.copy_groups.push_back((at.active, group));
+            // Of too many groups the oldest two are one.
+            if warp.copy_groups.len() > MAX_GROUPS
+                && let Some((lanes, copies)) = warp.copy_groups.pop_front()
+                && let Some(next) = warp.copy_groups.front_mut()
+            {
+                next.0 |= lanes;
+                next.1.extend(copies);
+            }
+            drop_done(warp);
         }
         Flow::Next
     }
 
     /// All copies of a lane have landed, as an arrival behind them says.
     pub(super) fn land_copies_of(&mut self, warp: &mut Warp, lane: usize) {
-        let mine = |copied: &Copied| usize::from(copied.lane) == lane;
-        let groups = warp.copy_groups.iter().flat_map(|(_, group)| group);
-        let copies: Vec<Copied> =
-            warp.open_copies.iter().chain(groups).filter(|copied| mine(copied)).copied().collect();
-        for copied in copies {
-            self.checker.landed(warp, copied);
+        let mine = |copied: &mut Copied| usize::from(copied.lane) == lane;
+        let mut landed: Vec<Copied> = warp.open_copies.extract_if(.., mine).collect();
+        for (_, group) in &mut warp.copy_groups {
+            landed.extend(group.extract_if(.., mine));
+        }
+        drop_done(warp);
+        self.land_all(warp, &landed);
+    }
+
+    fn land_all(&mut self, warp: &mut Warp, landed: &[Copied]) {
+        self.checker.count_copies(0, landed.len());
+        for copied in landed {
+            self.checker.landed(warp, *copied);
         }
     }
 
@@ -101,13 +122,19 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 }
                 done -= 1;
                 *lanes &= !bit;
-                arrived.extend(group.iter().filter(|copied| usize::from(copied.lane) == lane));
+                arrived.extend(group.extract_if(.., |copied| usize::from(copied.lane) == lane));
             }
         }
-        warp.copy_groups.retain(|(lanes, _)| *lanes != 0);
-        for copied in &arrived {
-            self.checker.landed(warp, *copied);
-        }
+        drop_done(warp);
+        self.land_all(warp, &arrived);
         Flow::Next
+    }
+}
+
+/// Forgets groups that every lane has waited for, and the oldest ones without a copy in flight.
+fn drop_done(warp: &mut Warp) {
+    warp.copy_groups.retain(|(lanes, _)| *lanes != 0);
+    while warp.copy_groups.front().is_some_and(|(_, group)| group.is_empty()) {
+        warp.copy_groups.pop_front();
     }
 }

@@ -9,15 +9,15 @@ use crate::memory::Memory;
 use crate::module::{Kernel, Module};
 use crate::source::LoadError;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What to check beside what always stops a kernel (bounds, alignment, barriers).
     pub checks: Checks,
-    /// Host threads; 0 for as many as the machine has. Results do not depend on it.
+    /// Host threads; 0 for as many as the machine has. What a kernel without data races leaves when it
+    /// completes does not depend on it.
     pub threads: usize,
     /// Warp instructions that the whole grid may execute.
     pub step_limit: u64,
@@ -211,9 +211,73 @@ impl Merged {
     }
 }
 
+/// Clusters that host threads may begin before an earlier one has ended, for each thread.
+const AHEAD: u64 = 16;
+
+/// Reports that arrive, and clusters that nobody has begun.
+struct Queue {
+    merged: Merged,
+    begun: u64,
+}
+
+/// The clusters of a grid, shared by host threads.
+struct Shared<'s> {
+    setup: &'s Setup<'s>,
+    clusters: u64,
+    /// How many clusters may lie between the first that has not ended and the last that was begun, so
+    /// that the reports that wait for their turn are few.
+    ahead: u64,
+    queue: Mutex<Queue>,
+    reported: Condvar,
+}
+
+impl Shared<'_> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next cluster to run, once it is not too far ahead.
+    fn take(&self) -> Option<u64> {
+        let waits = |queue: &mut Queue| {
+            let left = queue.begun < self.clusters && !queue.merged.stopped;
+            left && queue.begun >= queue.merged.next.saturating_add(self.ahead)
+        };
+        let mut queue = self
+            .reported
+            .wait_while(self.queue(), waits)
+            .unwrap_or_else(PoisonError::into_inner);
+        if queue.merged.stopped || queue.begun >= self.clusters {
+            return None;
+        }
+        queue.begun += 1;
+        Some(queue.begun - 1)
+    }
+
+    fn work(&self) {
+        let _unwinding = Unwinding(self);
+        while let Some(index) = self.take() {
+            let report = Engine::run(self.setup, index);
+            self.queue().merged.take(self.setup, index, report);
+            self.reported.notify_all();
+        }
+    }
+}
+
+/// Ends the others when a thread panics, since its report would never come.
+struct Unwinding<'a, 's>(&'a Shared<'s>);
+
+impl Drop for Unwinding<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.queue().merged.stopped = true;
+            self.0.reported.notify_all();
+        }
+    }
+}
+
 fn run_grid(setup: &Setup<'_>) -> Merged {
     let clusters: u64 = (0..3).map(|dim| u64::from(setup.grid[dim] / setup.cluster[dim])).product();
-    let merged = Mutex::new(Merged {
+    let merged = Merged {
         findings: BTreeMap::new(),
         counters: Counters::new(setup.module),
         completed: true,
@@ -221,32 +285,25 @@ fn run_grid(setup: &Setup<'_>) -> Merged {
         early: BTreeMap::new(),
         next: 0,
         stopped: false,
-    });
-    let next = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    let work = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= clusters || stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let report = Engine::run(setup, index);
-            let Ok(mut merged) = merged.lock() else { return };
-            merged.take(setup, index, report);
-            stop.store(merged.stopped, Ordering::Relaxed);
-        }
     };
     let threads = threads(setup, clusters);
+    let shared = Shared {
+        setup,
+        clusters,
+        ahead: threads.saturating_mul(AHEAD),
+        queue: Mutex::new(Queue { merged, begun: 0 }),
+        reported: Condvar::new(),
+    };
     if threads <= 1 {
-        work();
+        shared.work();
     } else {
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(work);
+                scope.spawn(|| shared.work());
             }
         });
     }
-    merged.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    shared.queue.into_inner().unwrap_or_else(PoisonError::into_inner).merged
 }
 
 /// Host threads for this launch: one where the order of CTAs may show.
@@ -258,5 +315,10 @@ fn threads(setup: &Setup<'_>, clusters: u64) -> u64 {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         wanted => wanted,
     };
-    (wanted as u64).min(clusters)
+    // Each runs a cluster of its own.
+    let room = MAX_THREAD_BYTES / setup::cluster_bytes(setup).max(1);
+    (wanted as u64).min(clusters).min(room.max(1))
 }
+
+/// Memory of the clusters that host threads run at once, at most, in bytes.
+const MAX_THREAD_BYTES: u64 = 4 << 30;

@@ -1,5 +1,6 @@
 //! When nobody can go on: who waits for what.
 
+use super::barrier::is_barrier;
 use super::cluster::Engine;
 use super::state::{Awaited, Group, State, Warp};
 use crate::check::{RawFinding, finding};
@@ -39,8 +40,6 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     /// lanes that never meet, or a mixture.
     fn classify<'w>(&self, waits: &'w [Wait]) -> Option<(&'static str, &'w Wait)> {
         let op = |wait: &Wait| &self.setup.module.code[wait.pc as usize].op;
-        let is_barrier =
-            |wait: &&Wait| matches!(op(wait), Op::Bar { .. } | Op::ClusterArrive | Op::ClusterWait);
         let decisive = [finding::PARTIAL_WARP, finding::MBARRIER_STATE];
         let of = |code: &str| waits.iter().find(|wait| wait.code == Some(code));
         if let Some(wait) = decisive.iter().find_map(|code| of(code)) {
@@ -53,7 +52,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
             return Some((finding::DEADLOCK, waits.first()?));
         }
-        Some(match waits.iter().find(|wait| !is_barrier(wait)) {
+        Some(match waits.iter().find(|wait| !is_barrier(op(wait))) {
             None => (finding::DIVERGENT_BARRIER, waits.first()?),
             Some(wait) if members(op(wait)) => (finding::MEMBERS, wait),
             Some(wait) => (finding::PARTIAL_WARP, wait),

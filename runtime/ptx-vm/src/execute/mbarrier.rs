@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - Bytes of copies complete between turns of the warps, so that what does not wait for them is noticed.
-//! - A `try_wait` that cannot succeed yet lets its lanes wait; a `test_wait` never does.
+//! - A `try_wait` that cannot succeed yet lets its lanes wait; it gives up after a number of turns, or when
+//!   nobody can go on. A `test_wait` never waits.
 
 use super::access::{Fault, Place};
 use super::cluster::{Engine, lanes};
@@ -10,10 +11,13 @@ use super::state::{Awaited, Group, State, Warp};
 use super::warp::{At, Flow};
 use crate::check::finding;
 use crate::mbarrier::{Mbarrier, MbarrierError};
-use crate::module::{Address, MbarrierAction, MbarrierOp, Phase};
+use crate::module::{Address, MbarrierAction, MbarrierOp, Op, Phase};
 
 /// The rank of a CTA and an offset in its shared memory: where an object lies.
 pub(crate) type Object = (u32, u32);
+
+/// Bytes of an object.
+const OBJECT_BYTES: u32 = 8;
 
 /// Bytes of a copy that an mbarrier will be told of.
 #[derive(Clone, Copy, Debug)]
@@ -86,12 +90,31 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Mbarrier::decode(self.bits_of(object))
     }
 
+    /// Reports a write, other than by `mbarrier`, onto an object that was not ended.
+    pub(super) fn check_overwrite(
+        &mut self,
+        warp: &Warp,
+        (at, lane): (&At, usize),
+        (place, bytes): (Place, u64),
+    ) {
+        let Place::Shared(rank, first) = place else { return };
+        let first = (rank, (first as u32).saturating_sub(OBJECT_BYTES - 1));
+        let end = (rank, (place.offset() + bytes) as u32);
+        if !self.objects.is_empty()
+            && let Some(((_, offset), _)) = self.objects.range(first..end).next()
+        {
+            let message = format!("overwrites the mbarrier at {offset} of CTA {rank}");
+            self.report(finding::MBARRIER_STATE, (warp, 1 << lane), at.pc, message);
+        }
+    }
+
     fn bits_of(&self, (rank, offset): Object) -> u64 {
         let shared = &self.ctas[rank as usize].shared;
         super::access::little_endian(shared, offset as usize, 8)
     }
 
     fn put_bits(&mut self, (rank, offset): Object, bits: u64) {
+        self.timed_out = 0;
         let shared = &mut self.ctas[rank as usize].shared;
         super::access::put(shared, offset as usize, 8, bits);
     }
@@ -253,6 +276,29 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 }
             }
         }
+    }
+
+    /// Lets every `try_wait` give up, as it may after some time; whether one did.
+    pub(super) fn time_out_waits(&mut self) -> bool {
+        let code = &self.setup.module.code;
+        let mut any = false;
+        for warp in self.ctas.iter_mut().flat_map(|cta| &mut cta.warps) {
+            for group in 0..warp.groups.len() {
+                let Group { mask, pc, state, .. } = warp.groups[group];
+                let frame = warp.groups[group].frame();
+                let (State::Await(Awaited::Phase { .. }), Op::Mbarrier(op)) =
+                    (state, &code[pc as usize].op)
+                else {
+                    continue;
+                };
+                let MbarrierAction::Wait { done, .. } = op.what else { continue };
+                warp.preds[(frame.preds + done) as usize] &= !mask;
+                warp.groups[group].pc = pc + 1;
+                warp.groups[group].state = State::Ready;
+                any = true;
+            }
+        }
+        any
     }
 
     fn mbarrier_wait(&mut self, warp: &mut Warp, at: &At, op: &MbarrierOp) -> Flow {

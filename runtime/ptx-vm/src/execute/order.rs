@@ -16,10 +16,11 @@ pub(super) fn shows(setup: &Setup<'_>) -> bool {
         Op::Load(transfer) => global(transfer.at.space) && transfer.order != Order::Weak,
         Op::Bulk(op) => match &**op {
             BulkOp::Copy(copy) => copy.reduce.is_some_and(|(how, of)| rounds(how, of)),
-            // The type stands in the map.
-            BulkOp::Tensor(copy) => {
-                matches!(copy.direction, Direction::Store { reduce: Some(Reduction::Add) })
-            }
+            // The type stands in the map, and may be a float.
+            BulkOp::Tensor(copy) => match copy.direction {
+                Direction::Store { reduce: Some(how) } => rounds(how, TensorType::F32),
+                Direction::Store { reduce: None } | Direction::Load { .. } => false,
+            },
             _ => false,
         },
         _ => false,

@@ -8,7 +8,7 @@ use crate::launch::{
 use crate::matrix::Swizzle;
 use crate::memory::{Memory, address_of};
 use crate::module::{
-    Constant, FUNCTION_WINDOW, Kernel, Module, RelocationTarget, Space, Special, VariableDef,
+    Constant, FUNCTION_WINDOW, Kernel, Lanes, Module, Relocation, RelocationTarget, Space, Special,
 };
 use crate::source::{LoadError, code};
 use crate::tensor_map::{self, MapError, TensorMap, TensorType};
@@ -20,6 +20,10 @@ pub(crate) const MAX_THREADS: u64 = 1024;
 pub(crate) const MAX_CLUSTER: u64 = 16;
 /// Shared memory of a CTA at most, in bytes, as on sm_90.
 pub(crate) const MAX_SHARED_BYTES: u32 = 227 << 10;
+
+/// Registers and local memory of a cluster's threads at most, in bytes: what a CTA may have at the limits of
+/// hardware.
+pub(super) const MAX_CLUSTER_BYTES: u64 = 1 << 30;
 
 /// How a constant row gets its value when a frame is entered.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +83,20 @@ fn volume(extents: [u32; 3]) -> u64 {
     extents.iter().map(|extent| u64::from(*extent)).product()
 }
 
+/// Bytes that the registers and the local memory of a CTA's threads take when the kernel begins.
+fn thread_bytes(module: &Module, kernel: &Kernel, block: [u32; 3]) -> u64 {
+    let function = &module.functions[kernel.function as usize];
+    let warps = volume(block).div_ceil(32);
+    let row = size_of::<Lanes>() as u64;
+    warps * (row * u64::from(function.rows()) + 32 * u64::from(function.frame_bytes))
+}
+
+/// Bytes that a cluster takes when it begins.
+pub(super) fn cluster_bytes(setup: &Setup<'_>) -> u64 {
+    let threads = thread_bytes(setup.module, setup.kernel, setup.block);
+    (threads + u64::from(setup.shared_bytes)).saturating_mul(volume(setup.cluster))
+}
+
 pub(super) fn refused(module: &Module, kernel: &Kernel, message: String) -> LoadError {
     let span = module.functions[kernel.function as usize].span;
     module.source.error(code::LAUNCH, span, message)
@@ -122,6 +140,13 @@ pub(super) fn check_extents(
     if total > MAX_SHARED_BYTES.into() {
         return fail(format!("{total} bytes of shared memory; a CTA has {MAX_SHARED_BYTES}"));
     }
+    let bytes = thread_bytes(module, kernel, block).saturating_mul(volume(cluster));
+    if bytes > MAX_CLUSTER_BYTES {
+        return fail(format!(
+            "the registers and local memory of a cluster take {bytes} bytes; \
+             here it has {MAX_CLUSTER_BYTES}"
+        ));
+    }
     Ok(cluster)
 }
 
@@ -145,35 +170,36 @@ pub(super) fn initialise(module: &Module, globals: &[Option<u64>], memory: &Memo
     let variables = &module.variables;
     let mut constants = vec![0; variables.const_bytes as usize];
     for (index, variable) in variables.all.iter().enumerate() {
-        let bytes = initial_bytes(module, variable, globals);
-        if let Some((buffer, _)) = globals[index].and_then(|address| memory.find(address)) {
-            memory.buffers[buffer].bytes.fill(0, &bytes);
-        } else if variable.space == Space::Const {
-            let at = variables.const_offsets[index] as usize;
-            constants[at..at + bytes.len()].copy_from_slice(&bytes);
+        let buffer = globals[index].and_then(|address| memory.find(address));
+        let first = variables.const_offsets[index] as usize;
+        let mut put = |at: u32, bytes: &[u8]| match buffer {
+            Some((buffer, _)) => memory.buffers[buffer].bytes.fill(at as usize, bytes),
+            None if variable.space == Space::Const => {
+                constants[first + at as usize..][..bytes.len()].copy_from_slice(bytes);
+            }
+            None => {}
+        };
+        for (at, bytes) in &variable.initial {
+            put(*at, bytes);
+        }
+        for relocation in &variable.relocations {
+            put(relocation.at, &relocated(module, relocation, globals).to_le_bytes());
         }
     }
     constants
 }
 
-fn initial_bytes(module: &Module, variable: &VariableDef, globals: &[Option<u64>]) -> Vec<u8> {
-    let mut bytes = variable.initial.clone().unwrap_or_default();
-    for relocation in &variable.relocations {
-        let base = match relocation.target {
-            RelocationTarget::Function(index) => FUNCTION_WINDOW + u64::from(index) * 16,
-            RelocationTarget::Variable(index) => {
-                let window = module.variables.all[index as usize].space.window();
-                let place = variable_place(module, index as usize, globals);
-                if relocation.generic { place.wrapping_add(window) } else { place }
-            }
-        };
-        let value = base.wrapping_add(relocation.addend).to_le_bytes();
-        let at = relocation.at as usize;
-        if let Some(place) = bytes.get_mut(at..at + 8) {
-            place.copy_from_slice(&value);
+/// The address that an initialiser names.
+fn relocated(module: &Module, relocation: &Relocation, globals: &[Option<u64>]) -> u64 {
+    let base = match relocation.target {
+        RelocationTarget::Function(index) => FUNCTION_WINDOW + u64::from(index) * 16,
+        RelocationTarget::Variable(index) => {
+            let window = module.variables.all[index as usize].space.window();
+            let place = variable_place(module, index as usize, globals);
+            if relocation.generic { place.wrapping_add(window) } else { place }
         }
-    }
-    bytes
+    };
+    base.wrapping_add(relocation.addend)
 }
 
 /// The address of a variable in its space; shared ones are asked of the kernel.

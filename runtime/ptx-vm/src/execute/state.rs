@@ -165,7 +165,8 @@ pub(crate) struct Cta {
     pub(crate) barriers: Vec<Barrier>,
     /// Lanes that have not exited, by warp.
     pub(crate) live: Vec<u32>,
-    /// Lanes that arrived at the cluster barrier, by warp, and their instruction.
+    /// Lanes that arrived at the cluster barrier's current phase, by warp.
     pub(crate) cluster_arrived: Vec<u32>,
-    pub(crate) cluster_pc: u32,
+    /// Lanes whose phase has ended and that have not waited for it yet.
+    pub(crate) cluster_passed: Vec<u32>,
 }

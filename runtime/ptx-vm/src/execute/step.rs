@@ -189,7 +189,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 Flow::Next
             }
             Op::Bar { .. } => self.bar(warp, at, op),
-            Op::ClusterArrive => self.cluster_arrive(warp, at),
+            Op::ClusterArrive { release, aligned } => {
+                self.cluster_arrive(warp, at, (*release, *aligned))
+            }
             Op::Matrix(op) => self.matrix(warp, at, op),
             Op::Wgmma(op) => self.wgmma(warp, at, op),
             Op::Mbarrier(op) => self.mbarrier(warp, at, op),
@@ -200,7 +202,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 }
                 Flow::Next
             }
-            Op::ClusterWait => self.cluster_wait(warp, at),
+            Op::ClusterWait { aligned } => self.cluster_wait(warp, at, *aligned),
             Op::BranchIndex { index, targets } => self.branch_index(warp, at, *index, *targets),
             Op::Call(call) => self.call(warp, at, call),
             Op::Return => self.return_lanes(warp, at),
@@ -229,7 +231,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
     /// Ends threads; whoever waits for them looks again.
     pub(super) fn exit_lanes(&mut self, warp: &mut Warp, mask: u32) {
         warp.live &= !mask;
-        self.arrivals = true;
+        self.something_moved();
         if let Some(cta) = self.ctas.get_mut(warp.cta as usize) {
             cta.live[warp.index as usize] = warp.live;
         }

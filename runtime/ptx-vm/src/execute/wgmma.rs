@@ -8,7 +8,7 @@
 use super::cluster::Engine;
 use super::state::{Awaited, State, Warp};
 use super::warp::{At, Flow};
-use crate::check::finding;
+use crate::check::{MAX_GROUPS, finding};
 use crate::matrix::product::Scale;
 use crate::matrix::{Descriptor, Element, Major, Wgmma};
 use crate::module::{Lanes, Left, Multiply, Row, WgmmaOp};
@@ -64,7 +64,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
                 Flow::Next
             }
             WgmmaOp::Commit => {
-                warp.products.committed.push_back(warp.products.issued);
+                let products = &mut warp.products;
+                products.committed.push_back(products.issued);
+                // Of too many groups the oldest two are one.
+                if products.committed.len() > MAX_GROUPS {
+                    products.committed.pop_front();
+                }
                 Flow::Next
             }
             WgmmaOp::Wait { pending } => self.wait_products(warp, *pending as usize),
@@ -130,8 +135,14 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             Ok(tile) => self.fetch(warp, at, &tile, |column, k| k * columns + column),
             Err(flow) => return flow,
         };
+        let accumulate = warp.holds(at, multiply.accumulate);
+        if accumulate != 0 && accumulate != u32::MAX {
+            let message = "the lanes of the warp have different values of scale-d".to_owned();
+            self.fail(finding::DESCRIPTOR, (warp, at.active), at.pc, message);
+            return Flow::Stop;
+        }
         let scale = Scale {
-            accumulate: warp.holds(at, multiply.accumulate) & 1 != 0,
+            accumulate: accumulate != 0,
             negate_a: multiply.negate_a,
             negate_b: multiply.negate_b,
         };
@@ -145,6 +156,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         warp.products.last_pc = at.pc;
         if CHECK {
             self.use_registers(warp, at, multiply);
+            if let Some(message) = self.checker.overflow() {
+                self.fail(finding::STEPS, (warp, at.active), at.pc, message);
+                return Flow::Stop;
+            }
         }
         Flow::Next
     }
@@ -162,8 +177,16 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let tile = Tile { descriptor, major, element, first, count, depth };
         let bytes = self.ctas[warp.cta as usize].shared.len();
         let stray = Descriptor::stray_bits(bits);
-        let message = if stray != 0 {
+        let message = if warp.row(at, row).0.iter().any(|other| *other != bits) {
+            "the lanes of the warp have different matrix descriptors".to_owned()
+        } else if stray != 0 {
             format!("the matrix descriptor {bits:#018x} has reserved bits set: {stray:#x}")
+        } else if !descriptor.pattern_is_aligned() {
+            format!(
+                "the matrix descriptor {bits:#018x} starts at {:#x}, off the pattern of its swizzle by \
+                 other than its base offset, {}",
+                descriptor.start, descriptor.base_offset
+            )
         } else if let Some((address, ..)) =
             tile.chunks().find(|(address, ..)| *address as usize + 16 > bytes)
         {

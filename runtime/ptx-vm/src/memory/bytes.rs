@@ -1,7 +1,9 @@
 //! Bytes that several host threads may read and write at once, as a GPU's memory may.
 //!
 //! # Invariants
-//! - Every access is a relaxed atomic of its own width, so a race in a kernel is a wrong number at worst.
+//! - Every access is a relaxed atomic of its own width. Host threads reach the same bytes at once only where
+//!   a kernel has a data race; where the widths of such accesses differ, Rust promises nothing, and it is
+//!   the processors of today that make it a wrong number at worst.
 //! - The allocation is aligned to 8 bytes and zero at first.
 
 use std::sync::atomic::Ordering::Relaxed;

@@ -125,8 +125,8 @@ pub(crate) struct VariableDef {
     pub(crate) space: Space,
     pub(crate) align: u32,
     pub(crate) bytes: u32,
-    /// First bytes; the rest is zero. `None` for memory that is not initialised.
-    pub(crate) initial: Option<Vec<u8>>,
+    /// Bytes at their offsets; the rest is zero.
+    pub(crate) initial: Vec<(u32, Vec<u8>)>,
     pub(crate) relocations: Vec<Relocation>,
     /// `.extern .shared name[]`.
     pub(crate) dynamic: bool,

@@ -15,7 +15,7 @@ use crate::parse::parse_unit;
 use crate::source::{LoadError, Source, Span};
 
 pub(crate) use decode::same_places;
-pub(crate) use layout::{Constant, RelocationTarget, Special, VariableDef, Variables};
+pub(crate) use layout::{Constant, Relocation, RelocationTarget, Special, Variables};
 pub(crate) use op::*;
 pub(crate) use tensor::*;
 pub(crate) use types::{

@@ -450,13 +450,19 @@ pub(crate) enum Op {
     BarWarp {
         members: Row,
     },
-    ClusterArrive,
+    /// `barrier.cluster.arrive`; `release` without `.relaxed`.
+    ClusterArrive {
+        release: bool,
+        aligned: bool,
+    },
     Matrix(Box<MatrixOp>),
     Wgmma(WgmmaOp),
     Mbarrier(Box<MbarrierOp>),
     Bulk(Box<BulkOp>),
     FenceProxy(ProxyFence),
-    ClusterWait,
+    ClusterWait {
+        aligned: bool,
+    },
     Branch {
         target: u32,
     },

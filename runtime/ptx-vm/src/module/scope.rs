@@ -91,11 +91,18 @@ impl<'a> Scopes<'a> {
         &mut self.blocks[last]
     }
 
-    /// Declares a register or a family of registers.
-    pub(super) fn declare(&mut self, name: &'a str, ty: Type, vector: u32, count: Option<u64>) {
+    /// Declares a register or a family of registers; whether the block has no other of the name.
+    pub(super) fn declare(
+        &mut self,
+        name: &'a str,
+        ty: Type,
+        vector: u32,
+        count: Option<u64>,
+    ) -> bool {
         let id = self.next_id;
         self.next_id += 1;
-        self.innermost().registers.insert(name, Declared { ty, vector, count, id });
+        let declared = Declared { ty, vector, count, id };
+        self.innermost().registers.insert(name, declared).is_none()
     }
 
     pub(super) fn define(&mut self, name: &'a str, symbol: Symbol) {

@@ -199,8 +199,10 @@ pub(crate) struct StoreAsync {
 /// A fence between the generic proxy and another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyFence {
-    /// `fence.proxy.async`.
+    /// `fence.proxy.async`, for every memory.
     Async,
+    AsyncShared,
+    AsyncGlobal,
     /// Aliases, tensor maps and `fence.mbarrier_init`: an order of generic accesses.
     Generic(Order, Scope),
 }

@@ -78,9 +78,9 @@ pub enum FloatClass {
     Number,
     /// NaN.
     NotANumber,
-    /// Neither NaN, infinite, zero nor subnormal.
+    /// Neither NaN, infinite nor subnormal; zeros are among the normal numbers.
     Normal,
-    /// Subnormal; PTX counts neither zero in here nor a normal value.
+    /// Subnormal; zeros are not.
     Subnormal,
 }
 
@@ -96,7 +96,7 @@ pub fn has_class(format: FloatFormat, bits: u64, class: FloatClass) -> bool {
         FloatClass::Infinite => special && !nan,
         FloatClass::Number => !nan,
         FloatClass::NotANumber => nan,
-        FloatClass::Normal => exponent != 0 && !special,
+        FloatClass::Normal => (exponent != 0 && !special) || magnitude == 0,
         FloatClass::Subnormal => exponent == 0 && magnitude != 0,
     }
 }
@@ -133,5 +133,6 @@ mod tests {
         assert!(of(f32::INFINITY, FloatClass::Infinite) && of(f32::INFINITY, FloatClass::Number));
         assert!(of(1e-40, FloatClass::Subnormal) && !of(0.0, FloatClass::Subnormal));
         assert!(of(-1.0, FloatClass::Normal) && of(-1.0, FloatClass::Finite));
+        assert!(of(0.0, FloatClass::Normal) && of(-0.0, FloatClass::Normal));
     }
 }

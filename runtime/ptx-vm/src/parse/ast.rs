@@ -52,7 +52,9 @@ pub(crate) struct Variable<'a> {
     /// Element count of an array; 0 with `unsized_array` for `[]`.
     pub(crate) elems: u64,
     pub(crate) unsized_array: bool,
-    pub(crate) initial: Vec<Initial<'a>>,
+    /// Values with the numbers of their elements, the elements of a vector counted apart; what braces leave
+    /// out is zero.
+    pub(crate) initial: Vec<(u64, Initial<'a>)>,
     pub(crate) span: Span,
 }
 

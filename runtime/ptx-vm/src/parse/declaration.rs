@@ -99,27 +99,45 @@ fn declared<'a>(
 ) -> Result<Variable<'a>, LoadError> {
     let span = cursor.span();
     let name = cursor.name()?;
-    let (mut elems, mut unsized_array) = (1u64, false);
+    let Attributes { align, type_name, vector } = *attributes;
+    let source = cursor.source;
+    let too_large = || source.error(code::LIMIT, span, format!("`{name}` is too large"));
+    let mut extents = Vec::new();
+    let mut unsized_array = false;
     while cursor.eat('[') {
         if cursor.eat(']') {
+            if !extents.is_empty() || unsized_array {
+                return Err(cursor.error("only the first extent can be left out".to_owned()));
+            }
             unsized_array = true;
             continue;
         }
-        let extent = cursor.int()?;
-        let product = elems.checked_mul(extent);
-        elems = product.ok_or_else(|| {
-            cursor.source.error(code::LIMIT, span, format!("`{name}` is too large"))
-        })?;
+        extents.push(cursor.int()?);
         cursor.expect(']')?;
     }
+    // Values of what braces can hold: the whole, then what is inside its first extent, and so on.
+    let mut sizes = vec![u64::from(vector)];
+    for extent in extents.iter().rev() {
+        let product = sizes[sizes.len() - 1].checked_mul(*extent);
+        sizes.push(product.ok_or_else(too_large)?);
+    }
+    let mut elems = sizes[sizes.len() - 1] / u64::from(vector);
+    if vector == 1 {
+        sizes.remove(0);
+    }
+    let inner = sizes.last().copied().unwrap_or(1);
+    if unsized_array {
+        sizes.push(u64::MAX);
+    }
+    sizes.reverse();
     let mut initial = Vec::new();
     if cursor.eat('=') {
-        initialiser(cursor, &mut initial)?;
-    }
-    let Attributes { align, type_name, vector } = *attributes;
-    // `[]` with values has as many elements as values.
-    if unsized_array && !initial.is_empty() {
-        (elems, unsized_array) = (initial.len() as u64, false);
+        let end = Braces { sizes, open: Vec::new(), at: 0 }.read(cursor, &mut initial)?;
+        // `[]` with values has as many elements as they fill.
+        if unsized_array {
+            elems = end.div_ceil(inner.max(1)).checked_mul(elems).ok_or_else(too_large)?;
+            unsized_array = false;
+        }
     }
     let elems = if unsized_array { 0 } else { elems };
     let align = align.filter(|a| *a > 0);
@@ -137,31 +155,86 @@ fn declared<'a>(
     })
 }
 
-/// A value, or values in nested braces, flattened.
-fn initialiser<'a>(
-    cursor: &mut Cursor<'a>,
-    values: &mut Vec<Initial<'a>>,
-) -> Result<(), LoadError> {
-    let mut depth = 0;
-    loop {
-        while cursor.eat('{') {
-            depth += 1;
-            if depth > MAX_NESTING {
-                return Err(cursor.too_deep());
-            }
-        }
-        if !cursor.is_sign('}') {
-            values.push(initial_value(cursor)?);
-        }
+fn wrong_braces(cursor: &Cursor<'_>, message: &str) -> LoadError {
+    cursor.source.error(code::OPERAND, cursor.span(), message.to_owned())
+}
+
+/// Values in nested braces. As in C, a pair of braces is one element of what is around it, and the values that
+/// it leaves out are zero.
+struct Braces {
+    /// Values that fit into braces, from the outermost on; inside of the last are single values.
+    sizes: Vec<u64>,
+    /// Where the open ones begin.
+    open: Vec<u64>,
+    at: u64,
+}
+
+impl Braces {
+    /// Reads an initialiser; how many values it has, with those left out.
+    fn read<'a>(
+        mut self,
+        cursor: &mut Cursor<'a>,
+        values: &mut Vec<(u64, Initial<'a>)>,
+    ) -> Result<u64, LoadError> {
         loop {
-            if depth == 0 {
-                return Ok(());
+            while cursor.eat('{') {
+                self.enter(cursor)?;
             }
-            if cursor.eat(',') {
-                break;
+            if !cursor.is_sign('}') {
+                if self.room(cursor)? == 0 {
+                    return Err(wrong_braces(cursor, "more values than the braces hold"));
+                }
+                values.push((self.at, initial_value(cursor)?));
+                self.at += 1;
             }
-            cursor.expect('}')?;
-            depth -= 1;
+            loop {
+                if self.open.is_empty() {
+                    return Ok(self.at);
+                }
+                if cursor.eat(',') {
+                    break;
+                }
+                cursor.expect('}')?;
+                self.leave();
+            }
+        }
+    }
+
+    /// Values that fit into braces at a depth.
+    fn size(&self, depth: usize) -> u64 {
+        self.sizes.get(depth).copied().unwrap_or(1)
+    }
+
+    /// Values that still fit into the innermost braces.
+    fn room(&self, cursor: &Cursor<'_>) -> Result<u64, LoadError> {
+        let Some(first) = self.open.last() else { return Ok(1) };
+        let end = first.saturating_add(self.size(self.open.len() - 1));
+        end.checked_sub(self.at).ok_or_else(|| wrong_braces(cursor, "more values than they hold"))
+    }
+
+    fn enter(&mut self, cursor: &Cursor<'_>) -> Result<(), LoadError> {
+        if self.open.len() >= MAX_NESTING {
+            return Err(cursor.too_deep());
+        }
+        if self.room(cursor)? == 0 {
+            return Err(wrong_braces(cursor, "more values than the braces hold"));
+        }
+        let first = self.open.last().copied().unwrap_or(0);
+        let size = self.size(self.open.len()).max(1);
+        if !(self.at - first).is_multiple_of(size) {
+            return Err(wrong_braces(cursor, "braces in the middle of an element"));
+        }
+        self.open.push(self.at);
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        let depth = self.open.len().saturating_sub(1);
+        if let Some(first) = self.open.pop()
+            && depth > 0
+        {
+            // The outermost braces are the whole variable, whose end nobody asks for.
+            self.at = first.saturating_add(self.size(depth));
         }
     }
 }

@@ -3,7 +3,9 @@
 //! # Invariants
 //! - Nothing runs that has not been bound; a bound step touches only what its buffers hold
 //!   (a compiled kernel: what its parameters declare).
-//! - No two tasks of a bound step write one element.
+//! - No two tasks of a bound product or attention write one element, nor one that another reads: strides of
+//!   results nest, and a result shares no elements with an operand of the same buffer. Of buffers that lie in
+//!   the arena at one place, and of the blocks of compiled kernels, the plan promises the same.
 
 use perilune_plan::{
     Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, Epilogue, HeadsView,
@@ -178,8 +180,9 @@ impl Binder<'_> {
         }
         let loops: Vec<&Loop> = c.batch.iter().chain([&c.m, &c.n]).collect();
         let nothing = loops.iter().any(|l| l.extent == 0);
-        if let Some(l) = loops.iter().find(|l| !nothing && l.extent > 1 && l.c == 0) {
-            return Err(format!("a loop of {} writes one element again and again", l.extent));
+        let strides: Vec<_> = loops.iter().map(|l| (l.extent, l.c)).collect();
+        if !nothing && !are_distinct(&strides) {
+            return Err(format!("strides {strides:?} write one element again and again"));
         }
         let all: Vec<&Loop> = loops.iter().copied().chain(&c.sum).chain([&c.k]).collect();
         let [a, b, result] = [|l: &Loop| l.a, |l: &Loop| l.b, |l: &Loop| l.c]
@@ -192,6 +195,14 @@ impl Binder<'_> {
             return Err(format!("{} × {} is not symmetric", extents.m, extents.n));
         }
         check_total(&all)?;
+        if !empty {
+            for (what, view, loops) in [("a", c.a, &a), ("b", c.b, &b)] {
+                let (from, to) = (reach(view.offset, loops), reach(c.c.offset, &result));
+                if view.buffer == c.c.buffer && from.0 <= to.1 && to.0 <= from.1 {
+                    return Err(format!("the result lies among the elements of {what}"));
+                }
+            }
+        }
         let made = loops.iter().try_fold(1u64, |n, l| n.checked_mul(l.extent));
         Ok(ContractStep {
             a: self.operand("a", c.a, &a, [c.m.a, c.k.a])?,
@@ -260,11 +271,10 @@ impl Binder<'_> {
 
     /// Heads that are written: no two indices may share an element.
     fn written(&self, what: &str, view: &HeadsView, extents: [u64; 4]) -> Bound<Heads> {
-        let [batch, seq, heads, _] = extents;
-        let nothing = extents.contains(&0);
-        let repeats = |extent: u64, stride: i64| !nothing && extent > 1 && stride == 0;
-        if repeats(batch, view.batch) || repeats(seq, view.seq) || repeats(heads, view.head) {
-            return Err(format!("{what} writes one element again and again"));
+        let [batch, seq, heads, dim] = extents;
+        let strides = [(batch, view.batch), (seq, view.seq), (heads, view.head), (dim, 1)];
+        if !extents.contains(&0) && !are_distinct(&strides) {
+            return Err(format!("{what} with strides {strides:?} writes one element again and again"));
         }
         self.heads(what, view, extents)
     }
@@ -369,6 +379,15 @@ fn bound_reach(what: &str, offset: u64, loops: &[(u64, i64)], elems: u64) -> Bou
             false => Err(format!("{what} starts at {offset} of {elems} elements")),
         };
     }
+    let (low, high) = reach(offset, loops);
+    if low < 0 || high >= i128::from(elems) {
+        return Err(format!("{what} reaches from {low} to {high} of {elems} elements"));
+    }
+    Ok(())
+}
+
+/// The lowest and the highest index `offset + Σ i·stride` of loops that are not empty.
+fn reach(offset: u64, loops: &[(u64, i64)]) -> (i128, i128) {
     let (mut low, mut high) = (i128::from(offset), i128::from(offset));
     for (extent, stride) in loops {
         // Below 2¹²⁷: an extent and a stride are below 2⁶⁴ and 2⁶³, and loops are few.
@@ -376,15 +395,38 @@ fn bound_reach(what: &str, offset: u64, loops: &[(u64, i64)], elems: u64) -> Bou
         low = low.saturating_add(reach.min(0));
         high = high.saturating_add(reach.max(0));
     }
-    if low < 0 || high >= i128::from(elems) {
-        return Err(format!("{what} reaches from {low} to {high} of {elems} elements"));
+    (low, high)
+}
+
+/// Whether strides nest, so that no two iterations have one index: each is longer than what the shorter ones
+/// reach together.
+fn are_distinct(loops: &[(u64, i64)]) -> bool {
+    let mut loops: Vec<(u64, u64)> =
+        loops.iter().filter(|l| l.0 > 1).map(|l| (l.0, l.1.unsigned_abs())).collect();
+    loops.sort_by_key(|(_, stride)| *stride);
+    let mut reached = 0u128;
+    for (extent, stride) in loops {
+        if u128::from(stride) <= reached {
+            return false;
+        }
+        reached = reached.saturating_add(u128::from(extent - 1) * u128::from(stride));
     }
-    Ok(())
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strides_that_nest_are_distinct_in_any_order() {
+        assert!(are_distinct(&[(3, 1), (4, 3), (2, -12)]));
+        assert!(are_distinct(&[(2, 12), (1, 0), (4, 3), (3, 1)]));
+        assert!(!are_distinct(&[(256, 1), (256, 1)]));
+        assert!(!are_distinct(&[(2, 0)]));
+        assert!(!are_distinct(&[(4, 1), (2, 3)]));
+        assert!(are_distinct(&[(u64::MAX, 1)]));
+    }
 
     #[test]
     fn reach_is_bounded_on_both_sides() {

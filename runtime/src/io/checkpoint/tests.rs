@@ -90,6 +90,61 @@ fn saving_again_is_no_work_and_never_overwrites_another_run() {
 }
 
 #[test]
+fn a_checkpoint_of_another_form_is_not_replaced() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let mut store = saved(folder.path(), &[1, 2]);
+    let path = folder.path().join("step-2").join(MANIFEST);
+    let text = fs::read_to_string(&path).expect("read");
+    let newer = text.replace("perilune-checkpoint/1", "perilune-checkpoint/2").replacen(
+        "\"step\"",
+        "\"epoch\": 1, \"step\"",
+        1,
+    );
+    fs::write(&path, &newer).expect("written");
+    let error = store.save(&snapshot(2)).expect_err("it may be valid");
+    assert!(matches!(error, CheckpointError::Format { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&path).expect("still there"), newer);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_for_now_is_not_replaced() {
+    for source in [ErrorKind::PermissionDenied, ErrorKind::OutOfMemory, ErrorKind::Other] {
+        let path = PathBuf::from("weights.safetensors");
+        let io = CheckpointError::Io { path: path.clone(), source: source.into() };
+        assert!(!io.is_damage(), "{source}");
+        let file = SafetensorsError::Io { path, source: source.into() };
+        assert!(!CheckpointError::File(file).is_damage(), "{source}");
+    }
+    let folder = tempfile::tempdir().expect("temp dir");
+    let mut store = saved(folder.path(), &[1, 2]);
+    // A link to itself cannot be opened, as a file without permission cannot; the system says why.
+    let path = folder.path().join("step-2").join(WEIGHTS);
+    fs::rename(&path, path.with_extension("kept")).expect("renamed");
+    std::os::unix::fs::symlink(&path, &path).expect("linked");
+    let error = store.save(&snapshot(2)).expect_err("it may be valid");
+    assert!(!error.is_damage(), "{error}");
+    fs::remove_file(&path).expect("removed");
+    fs::rename(path.with_extension("kept"), &path).expect("renamed");
+    assert_eq!(newest(&store), (2, vec![]));
+}
+
+#[test]
+fn a_damaged_checkpoint_stays_until_the_new_one_is_written() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    saved(folder.path(), &[1, 2]);
+    fs::write(folder.path().join("step-2").join(STATE), b"rubbish").expect("damaged");
+    let operations = |fail_at| Arc::new(Journal { fail_at, ..Journal::default() });
+    let journal = operations(Some(2));
+    journaled(folder.path(), &journal).save(&snapshot(2)).expect_err("it fails early");
+    let state = fs::read(folder.path().join("step-2").join(STATE)).expect("still there");
+    assert_eq!(state, b"rubbish");
+    journaled(folder.path(), &operations(None)).save(&snapshot(2)).expect("saved");
+    assert_eq!(newest(&store(folder.path())), (2, vec![]));
+    let left = fs::read_dir(folder.path()).expect("listed");
+    assert_eq!(left.filter(|entry| entry.as_ref().is_ok_and(|e| e.path().is_dir())).count(), 2);
+}
+
+#[test]
 fn a_snapshot_knows_its_plan() {
     assert!(snapshot(1).expect_plan("a1b2").is_ok());
     let error = snapshot(1).expect_plan("ffff").expect_err("another plan");

@@ -508,9 +508,13 @@ pub(super) fn fence<'a>(
         return Ok(None);
     }
     if mods.flag("async") {
-        mods.space();
         cx.operands::<0>(inst)?;
-        return Ok(Some(Op::FenceProxy(ProxyFence::Async)));
+        return Ok(Some(Op::FenceProxy(match mods.space() {
+            Space::Generic => ProxyFence::Async,
+            Space::Global => ProxyFence::AsyncGlobal,
+            Space::Shared | Space::SharedCluster => ProxyFence::AsyncShared,
+            _ => return Err(cx.unknown("`fence.proxy.async` is for `.global` or `.shared`")),
+        })));
     }
     if mods.flag("alias") {
         cx.operands::<0>(inst)?;

@@ -110,7 +110,7 @@ impl<'s, 'a> Context<'s, 'a> {
         List { start, len: rows.len() as u32 }
     }
 
-    fn symbol(&self, name: &str) -> Option<Symbol> {
+    pub(super) fn symbol(&self, name: &str) -> Option<Symbol> {
         self.scopes.symbol(name).or_else(|| self.globals.get(name).copied())
     }
 

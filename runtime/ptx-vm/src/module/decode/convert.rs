@@ -131,6 +131,9 @@ fn pair<'a>(
         Type::E5m2x2 => Some(FloatFormat::E5m2),
         _ => None,
     };
+    if eight(to).is_some() && !mode.satfinite {
+        return Err(cx.unknown("a conversion to eight bits is `.satfinite`"));
+    }
     let narrow = eight(to).or(half_of(to).filter(|(_, pair)| *pair).map(|(half, _)| half.format()));
     if let (Some(format), Type::F32) = (narrow, from) {
         let [d, high, low] = cx.operands::<3>(inst)?;

@@ -98,8 +98,8 @@ fn definition(source: &Source, variable: &Variable<'_>) -> Result<VariableDef, L
         return Err(source.error(code::UNKNOWN_SYMBOL, variable.span, message));
     }
     let initial = match space {
-        Space::Global | Space::Const => Some(initial_bytes(source, variable, bytes)?),
-        _ if variable.initial.is_empty() => None,
+        Space::Global | Space::Const => initial_bytes(source, variable, bytes)?,
+        _ if variable.initial.is_empty() => Vec::new(),
         _ => {
             let message = format!("`{}` lies in memory without initial values", variable.name);
             return Err(source.error(code::OPERAND, variable.span, message));
@@ -113,10 +113,15 @@ fn initial_bytes(
     source: &Source,
     variable: &Variable<'_>,
     bytes: u32,
-) -> Result<Vec<u8>, LoadError> {
-    let element = Type::named(variable.type_name).map_or(1, Type::bytes) as usize;
-    let mut found = Vec::new();
-    for value in &variable.initial {
+) -> Result<Vec<(u32, Vec<u8>)>, LoadError> {
+    let element = Type::named(variable.type_name).map_or(1, Type::bytes).min(16);
+    let mut found: Vec<(u32, Vec<u8>)> = Vec::new();
+    for (index, value) in &variable.initial {
+        let at = index.saturating_mul(element.into());
+        if at.saturating_add(element.into()) > bytes.into() {
+            let message = format!("more values than `{}` holds", variable.name);
+            return Err(source.error(code::OPERAND, variable.span, message));
+        }
         let bits = match (value, variable.type_name) {
             (Initial::Address { .. }, _) => 0,
             (Initial::Number(Number::Int(value)), "f32") => (*value as i64 as f32).to_bits().into(),
@@ -132,16 +137,18 @@ fn initial_bytes(
             (Initial::Number(Number::F64(bits)), _) => *bits,
         };
         let wide = u128::from(bits).to_le_bytes();
-        found.extend_from_slice(&wide[..element.min(16)]);
-    }
-    if found.len() > bytes as usize {
-        let message = format!("more values than `{}` holds", variable.name);
-        return Err(source.error(code::OPERAND, variable.span, message));
+        let value = &wide[..element as usize];
+        match found.last_mut() {
+            Some((first, bytes)) if u64::from(*first) + bytes.len() as u64 == at => {
+                bytes.extend_from_slice(value);
+            }
+            _ => found.push((at as u32, value.to_vec())),
+        }
     }
     Ok(found)
 }
 
-/// Resolves the addresses in initialisers, once every name is known.
+/// Resolves the addresses in the initialisers of a module's variables, once every name is known.
 pub(super) fn relocations(
     source: &Source,
     declared: &[Variable<'_>],
@@ -149,28 +156,47 @@ pub(super) fn relocations(
     variables: &mut Variables,
 ) -> Result<(), LoadError> {
     for (index, variable) in declared.iter().enumerate() {
-        let element = Type::named(variable.type_name).map_or(1, Type::bytes);
-        for (at, value) in variable.initial.iter().enumerate() {
-            let Initial::Address { symbol, offset, generic, span } = value else { continue };
-            let target = match globals.get(symbol) {
-                Some(Symbol::Variable(index)) => RelocationTarget::Variable(*index),
-                Some(Symbol::Function(index)) => RelocationTarget::Function(*index),
-                _ => {
-                    let message = format!("nothing is called `{symbol}`");
-                    return Err(source.error(code::UNKNOWN_SYMBOL, *span, message));
-                }
-            };
-            if element != 8 {
-                let message = "an address has 64 bits".to_owned();
-                return Err(source.error(code::OPERAND, *span, message));
-            }
-            let at = at as u32 * element;
-            let (addend, generic) = (*offset, *generic);
-            let relocation = Relocation { at, bytes: 8, target, addend, generic };
-            variables.all[index].relocations.push(relocation);
-        }
+        let named = |name: &str| globals.get(name).copied();
+        variables.all[index].relocations = addresses(source, variable, variables, named)?;
     }
     Ok(())
+}
+
+/// The addresses in an initialiser.
+fn addresses(
+    source: &Source,
+    variable: &Variable<'_>,
+    variables: &Variables,
+    named: impl Fn(&str) -> Option<Symbol>,
+) -> Result<Vec<Relocation>, LoadError> {
+    let element = Type::named(variable.type_name).map_or(1, Type::bytes);
+    let mut found = Vec::new();
+    for (at, value) in &variable.initial {
+        let Initial::Address { symbol, offset, generic, span } = value else { continue };
+        let fails = |code, message: String| Err(source.error(code, *span, message));
+        let target = match named(symbol) {
+            Some(Symbol::Variable(index)) => RelocationTarget::Variable(index),
+            Some(Symbol::Function(index)) => RelocationTarget::Function(index),
+            Some(_) => {
+                let message = format!("`{symbol}` has no address while nothing runs");
+                return fails(code::OPERAND, message);
+            }
+            None => return fails(code::UNKNOWN_SYMBOL, format!("nothing is called `{symbol}`")),
+        };
+        if let RelocationTarget::Variable(index) = target
+            && !matches!(variables.all[index as usize].space, Space::Global | Space::Const)
+        {
+            let message = format!("`{symbol}` lies neither in `.global` nor in `.const`");
+            return fails(code::OPERAND, message);
+        }
+        if element != 8 {
+            return fails(code::OPERAND, "an address has 64 bits".to_owned());
+        }
+        // The values were found to fit the variable.
+        let (at, addend, generic) = (*at as u32 * element, *offset, *generic);
+        found.push(Relocation { at, bytes: 8, target, addend, generic });
+    }
+    Ok(found)
 }
 
 /// Takes room in the frame.
@@ -195,7 +221,9 @@ pub(super) fn place<'a>(
 ) -> Result<Place, LoadError> {
     if variable.space == "reg" {
         let ty = Type::named(variable.type_name).unwrap_or(Type::B32);
-        cx.scopes.declare(variable.name, ty, 1, None);
+        if !cx.scopes.declare(variable.name, ty, 1, None) {
+            return Err(twice(cx.source, variable.name, variable.span));
+        }
         let register = cx.scopes.register(variable.name, None);
         return Ok(match register {
             Some(register) if register.ty == Type::Pred => Place::Pred(register.row),
@@ -224,7 +252,9 @@ pub(super) fn statement<'a>(
                 return Err(cx.source.error(code::UNKNOWN_INSTRUCTION, *span, message));
             };
             for (name, count) in names {
-                cx.scopes.declare(name, ty, *vector, *count);
+                if !cx.scopes.declare(name, ty, *vector, *count) {
+                    return Err(twice(cx.source, name, *span));
+                }
             }
         }
         Statement::Variable(variable) => local_variable(cx, variable, variables)?,
@@ -248,7 +278,9 @@ fn local_variable<'a>(
         return Ok(());
     }
     let index = variables.all.len() as u32;
-    let definition = definition(cx.source, variable)?;
+    let mut definition = definition(cx.source, variable)?;
+    definition.relocations =
+        addresses(cx.source, variable, variables, |name| cx.symbol(name))?;
     cx.variable_spaces.push(definition.space);
     variables.all.push(definition);
     cx.scopes.define(variable.name, Symbol::Variable(index));
@@ -286,9 +318,9 @@ fn rows(op: &mut Op, row: OnRow<'_>, list: OnList<'_>) {
         | Op::PredLogic { .. }
         | Op::PredMove { .. }
         | Op::ActiveMask { .. }
-        | Op::ClusterArrive
+        | Op::ClusterArrive { .. }
         | Op::FenceProxy(_)
-        | Op::ClusterWait
+        | Op::ClusterWait { .. }
         | Op::Branch { .. }
         | Op::Return
         | Op::Exit

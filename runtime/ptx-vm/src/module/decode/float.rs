@@ -210,6 +210,9 @@ pub(super) fn extremum<'a>(
         let one = if is_min { half::min } else { half::max };
         return two(cx, inst, [ty; 3], halves2(pair, move |a, b| one(half, a, b, how)));
     }
+    if ty == Type::F64 && how != Extremum::default() {
+        return Err(cx.unknown(format!("`{}.f64` takes no modifier", inst.name)));
+    }
     let f = match (ty, is_min) {
         (Type::F64, true) => lanes2(double::min),
         (Type::F64, false) => lanes2(double::max),

@@ -217,6 +217,12 @@ pub(super) fn fence<'a>(
         return Ok(op);
     }
     let order = mods.order().unwrap_or(Order::AcquireRelease);
+    let scopes = ["cta", "cluster", "gpu", "sys"];
+    if !matches!(order, Order::AcquireRelease | Order::Acquire | Order::Release)
+        || !inst.modifiers.iter().any(|word| scopes.contains(word))
+    {
+        return Err(cx.unknown("a fence has an order and a scope"));
+    }
     Ok(Op::Fence(order, mods.scope()))
 }
 
@@ -268,8 +274,8 @@ pub(super) fn atomic<'a>(
     Ok(Op::Atomic(Box::new(atomic)))
 }
 
-const OPERATIONS: [&str; 11] =
-    ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec", "addnoftz"];
+const OPERATIONS: [&str; 10] =
+    ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"];
 
 fn function(cx: &Context<'_, '_>, name: &str, ty: Type) -> Result<FnAtom, LoadError> {
     let refused = || cx.unknown(format!("no atomic `.{name}` on `.{}`", ty.name()));

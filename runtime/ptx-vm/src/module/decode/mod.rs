@@ -18,6 +18,7 @@ mod flow;
 mod tensor;
 mod bulk;
 mod tensor_rows;
+mod target;
 mod declare;
 
 use super::op::{Inst, Op, Pred};
@@ -29,6 +30,7 @@ use crate::source::{LoadError, Source, code};
 use context::Context;
 pub(crate) use declare::same_places;
 use modifiers::Modifiers;
+use target::Target;
 use std::collections::HashMap;
 
 /// The predicate that takes what nobody wants; predicate 0 stays false and stands for constants.
@@ -131,6 +133,7 @@ fn function_body<'a>(
 ) -> Result<Function, LoadError> {
     let Module { source, code, meta, pool, variables, locations, .. } = module;
     let mut cx = Context::new(source, globals, pool, function.is_entry);
+    let target = Target::named(unit.target);
     cx.variable_spaces = variables.all.iter().map(|variable| variable.space).collect();
     cx.span = function.span;
     let params = parameters(&mut cx, function)?;
@@ -145,6 +148,12 @@ fn function_body<'a>(
         match statement {
             Statement::Instruction(inst) => {
                 code.push(guarded(&mut cx, inst)?);
+                let needed = target::needed(inst);
+                if !target.has(needed) {
+                    let (name, needed) = (inst.name, needed.name());
+                    let message = format!("this `{name}` needs `{needed}`, not `{}`", unit.target);
+                    return Err(cx.unknown(message));
+                }
                 meta.push(noted(&mut cx, inst, location));
             }
             Statement::Location { file, line } => {

@@ -108,6 +108,14 @@ impl<'a> Modifiers<'a> {
 }
 
 fn is_cache_hint(word: &str) -> bool {
-    let leveled = word.starts_with("L1::") || word.starts_with("L2::");
-    leveled || matches!(word, "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "nc")
+    let kept = |word: &str| {
+        matches!(word, "evict_normal" | "evict_unchanged" | "evict_first" | "evict_last")
+    };
+    if let Some(word) = word.strip_prefix("L1::") {
+        return kept(word) || word == "no_allocate";
+    }
+    if let Some(word) = word.strip_prefix("L2::") {
+        return kept(word) || matches!(word, "cache_hint" | "64B" | "128B" | "256B");
+    }
+    matches!(word, "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "nc")
 }

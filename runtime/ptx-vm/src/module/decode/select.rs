@@ -37,6 +37,22 @@ fn comparison(mods: &mut Modifiers<'_>) -> Option<Comparison> {
     })
 }
 
+/// Whether a comparison goes with a type: `.b` types are equal or not, words for unsigned numbers compare those.
+fn fits(
+    cx: &Context<'_, '_>,
+    inst: &Instruction<'_>,
+    (how, ty): (Comparison, Type),
+) -> Result<(), LoadError> {
+    let unsigned = inst.modifiers.iter().any(|word| matches!(*word, "lo" | "ls" | "hi" | "hs"));
+    let is_unsigned = matches!(ty, Type::U16 | Type::U32 | Type::U64);
+    let bits = matches!(ty, Type::B16 | Type::B32 | Type::B64);
+    let equality = matches!(how, Comparison::Eq | Comparison::Ne);
+    if unsigned && !is_unsigned || bits && !equality {
+        return Err(cx.unknown(format!("no such comparison of `.{}`", ty.name())));
+    }
+    Ok(())
+}
+
 fn logic_of(mods: &mut Modifiers<'_>) -> Option<Logic> {
     mods.pick(|word| {
         Some(match word {
@@ -114,9 +130,9 @@ fn combined<'a>(
     logic: Option<Logic>,
     inst: &Instruction<'a>,
 ) -> Result<Option<(Logic, Literal)>, LoadError> {
-    match (logic, inst.operands.get(3)) {
-        (Some(logic), Some(operand)) => Ok(Some((logic, cx.literal(operand)?))),
-        (None, None) => Ok(None),
+    match (logic, inst.operands.get(3..).unwrap_or_default()) {
+        (Some(logic), [operand]) => Ok(Some((logic, cx.literal(operand)?))),
+        (None, []) => Ok(None),
         _ => Err(cx.bad_operand("a combined comparison takes one predicate more")),
     }
 }
@@ -131,6 +147,7 @@ pub(super) fn set_predicate<'a>(
     let logic = logic_of(mods);
     let ftz = mods.flag("ftz");
     let Some(ty) = mods.ty() else { return Err(cx.unknown("no type is named")) };
+    fits(cx, inst, (how, ty))?;
     let [d, a, b] =
         inst.operands.get(..3).map_or([None; 3], |ops| [ops.first(), ops.get(1), ops.get(2)]);
     let (Some(d), Some(a), Some(b)) = (d, a, b) else {
@@ -162,6 +179,7 @@ pub(super) fn set<'a>(
     let Some((to, from)) = mods.ty().zip(mods.ty()) else {
         return Err(cx.unknown("`set` names two types"));
     };
+    fits(cx, inst, (how, from))?;
     let with = combined(cx, logic, inst)?;
     let (Some(d), Some(a), Some(b)) =
         (inst.operands.first(), inst.operands.get(1), inst.operands.get(2))

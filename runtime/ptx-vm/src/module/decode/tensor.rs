@@ -4,7 +4,7 @@ use super::super::op::{List, Op, Row};
 use super::super::tensor::{Left, MatrixOp, Multiply, WgmmaOp};
 use super::super::types::{Space, Type};
 use super::context::Context;
-use super::memory::literal;
+use super::memory::{elements, literal};
 use super::modifiers::Modifiers;
 use crate::matrix::product::MmaTypes;
 use crate::matrix::{Accumulator, Element, Major, Mma, Wgmma};
@@ -66,7 +66,8 @@ pub(super) fn mma<'a>(
 ) -> Decoded {
     collective(cx, mods)?;
     let Some(shape) = mods.pick(shape) else { return Err(cx.unknown("`mma` names a shape")) };
-    if !(mods.flag("row") && mods.flag("col")) {
+    let mut layout = || mods.pick(|word| matches!(word, "row" | "col").then_some(word == "row"));
+    if (layout(), layout()) != (Some(true), Some(false)) {
         return Err(cx.unknown("`mma` multiplies `.row` by `.col`"));
     }
     let saturate = mods.flag("satfinite");
@@ -88,29 +89,12 @@ fn collective(cx: &Context<'_, '_>, mods: &mut Modifiers<'_>) -> Result<(), Load
     Err(cx.unknown(format!("`{}` is `.sync.aligned`", cx.name)))
 }
 
-/// The registers of a vector or a single one.
-fn registers<'i, 'a>(
-    cx: &Context<'_, 'a>,
-    operand: &'i Operand<'a>,
-    count: usize,
-) -> Result<&'i [Operand<'a>], LoadError> {
-    let found = match operand {
-        Operand::Vector(parts) => &parts[..],
-        single => std::slice::from_ref(single),
-    };
-    if found.len() == count {
-        return Ok(found);
-    }
-    let have = found.len();
-    Err(cx.bad_operand(format!("{have} registers where the instruction has {count}")))
-}
-
 fn sources<'a>(
     cx: &mut Context<'_, 'a>,
     operand: &Operand<'a>,
     (count, ty): (usize, Type),
 ) -> Result<List, LoadError> {
-    let parts = registers(cx, operand, count)?;
+    let parts = elements(cx, operand, count)?;
     let rows = parts.iter().map(|part| cx.src(part, ty)).collect::<Result<Vec<Row>, _>>()?;
     Ok(cx.list(&rows))
 }
@@ -120,7 +104,7 @@ fn destinations<'a>(
     operand: &Operand<'a>,
     (count, ty): (usize, Type),
 ) -> Result<List, LoadError> {
-    let parts = registers(cx, operand, count)?;
+    let parts = elements(cx, operand, count)?;
     let rows = parts.iter().map(|part| cx.dst(part, ty)).collect::<Result<Vec<Row>, _>>()?;
     Ok(cx.list(&rows))
 }

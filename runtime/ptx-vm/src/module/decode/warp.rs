@@ -1,6 +1,6 @@
 //! Instructions in which lanes of a warp or threads of a CTA meet.
 
-use super::super::op::{Bar, Literal, Op, Reduce, Shuffle, Vote};
+use super::super::op::{Bar, Literal, Op, Order, Reduce, Shuffle, Vote};
 use super::super::types::Type;
 use super::SINK_PRED;
 use super::context::Context;
@@ -163,16 +163,7 @@ pub(super) fn barrier<'a>(
     inst: &Instruction<'a>,
 ) -> Decoded {
     if mods.flag("cluster") {
-        mods.flag("aligned");
-        mods.order();
-        cx.operands::<0>(inst)?;
-        if mods.flag("arrive") {
-            return Ok(Op::ClusterArrive);
-        }
-        if mods.flag("wait") {
-            return Ok(Op::ClusterWait);
-        }
-        return Err(cx.unknown("`barrier.cluster` is `.arrive` or `.wait`"));
+        return cluster_barrier(cx, mods, inst);
     }
     if mods.flag("warp") {
         mods.flag("sync");
@@ -199,6 +190,26 @@ pub(super) fn barrier<'a>(
         _ => return Err(cx.bad_operand("a barrier takes its number and a count of threads")),
     };
     Ok(Op::Bar { how, id, threads, input: always, aligned })
+}
+
+fn cluster_barrier<'a>(
+    cx: &mut Context<'_, 'a>,
+    mods: &mut Modifiers<'a>,
+    inst: &Instruction<'a>,
+) -> Decoded {
+    let aligned = mods.flag("aligned");
+    let (arrives, waits) = (mods.flag("arrive"), mods.flag("wait"));
+    cx.operands::<0>(inst)?;
+    match (arrives, waits, mods.order()) {
+        (true, false, None | Some(Order::Release)) => {
+            Ok(Op::ClusterArrive { release: true, aligned })
+        }
+        (true, false, Some(Order::Relaxed)) => Ok(Op::ClusterArrive { release: false, aligned }),
+        (false, true, None | Some(Order::Acquire)) => Ok(Op::ClusterWait { aligned }),
+        _ => Err(cx.unknown(
+            "`barrier.cluster` is `.arrive`, with `.release` or `.relaxed`, or `.wait`, with `.acquire`",
+        )),
+    }
 }
 
 fn reduction<'a>(

@@ -77,10 +77,10 @@ impl Groups {
     fn commit(&mut self) {
         self.committed.push_back(std::mem::take(&mut self.open));
         if self.committed.len() > MAX_GROUPS {
-            let oldest = self.committed.pop_front().unwrap_or_default();
-            if let Some(next) = self.committed.front_mut() {
-                next.extend(oldest);
-            }
+            // The oldest takes up the next: it may be long, and stays where it is.
+            let mut oldest = self.committed.pop_front().unwrap_or_default();
+            oldest.extend(self.committed.pop_front().unwrap_or_default());
+            self.committed.push_front(oldest);
             self.read = self.read.saturating_sub(1);
         }
         self.drop_done();

@@ -71,11 +71,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             warp.copy_groups.push_back((at.active, group));
             // Of too many groups the oldest two are one.
             if warp.copy_groups.len() > MAX_GROUPS
+                && let Some(mut oldest) = warp.copy_groups.pop_front()
                 && let Some((lanes, copies)) = warp.copy_groups.pop_front()
-                && let Some(next) = warp.copy_groups.front_mut()
             {
-                next.0 |= lanes;
-                next.1.extend(copies);
+                oldest.0 |= lanes;
+                oldest.1.extend(copies);
+                warp.copy_groups.push_front(oldest);
             }
             drop_done(warp);
         }

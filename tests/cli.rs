@@ -290,7 +290,7 @@ fn a_ptx_kernel_runs_is_checked_and_gives_its_buffers_back() {
         &format!("{kernel}.ptx"),
         "--launch",
         &format!("{kernel}.launch.ron"),
-        "--check",
+        "--checks",
         "all",
         "--json",
         "--dump",
@@ -311,7 +311,7 @@ fn a_defect_in_a_ptx_kernel_is_named_with_its_line_and_is_exit_1() {
     let output = perilune(&["vm", &ptx, "--launch", &launch]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("V1101: ") && stdout(&output).contains("// BUG: V1101"));
-    let unchecked = perilune(&["vm", &ptx, "--launch", &launch, "--check", "none"]);
+    let unchecked = perilune(&["vm", &ptx, "--launch", &launch, "--checks", "none"]);
     assert_eq!(unchecked.status.code(), Some(0), "{}", stdout(&unchecked));
 }
 

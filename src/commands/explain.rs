@@ -1,5 +1,5 @@
-//! `perilune explain SUBJECT`: an error code, an op, a reason of fusion, or what the compiler decided
-//! about a node.
+//! `perilune explain SUBJECT`: an error code, a finding of the PTX VM, an op, a reason of fusion, or what
+//! the compiler decided about a node.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -14,6 +14,7 @@ use perilune_compiler::ops::{OPS, OpInfo, op_info};
 use perilune_compiler::program::{Program, Reason};
 use perilune_compiler::spec::suggest;
 use perilune_plan::{Plan, Step, StepOp};
+use perilune_ptx_vm::{CODES, Explanation};
 use serde_json::{Value, json};
 
 use super::spec_args::pair;
@@ -24,8 +25,8 @@ use crate::pipeline::{self, Checked};
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An error code (E0203) or its name, an op (Einsum), a reason of fusion (F03), a node's path, or
-    /// `decisions` for all
+    /// An error code (E0203) or its name, a finding of the PTX VM (V1101) or its name, an op (Einsum), a
+    /// reason of fusion (F03), a node's path, or `decisions` for all
     subject: String,
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
@@ -47,9 +48,12 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         let by_name = || codes::all().into_iter().find(|e| e.name == subject);
         let found = codes::explain(subject).or_else(by_name).map(|found| code(&found));
         let op = || op_info(subject).map(describe_op);
-        let reason =
-            || Reason::ALL.iter().find(|r| r.code() == subject).map(|r| describe_reason(*r));
-        found.or_else(op).or_else(reason).ok_or_else(|| unknown(subject))?
+        let reason = || Reason::ALL.iter().find(|r| r.code() == subject).map(|r| describe_reason(*r));
+        let finding = || {
+            let named = |row: &&Explanation| row.code == subject || row.name == subject;
+            CODES.iter().find(named).map(describe_finding)
+        };
+        found.or_else(op).or_else(reason).or_else(finding).ok_or_else(|| unknown(subject))?
     };
     if console.json {
         console.json(&value)
@@ -72,6 +76,13 @@ fn describe_op(op: &OpInfo) -> (String, Value) {
         "results": op.results,
     });
     (text, value)
+}
+
+/// A finding or refusal of the PTX VM.
+fn describe_finding(found: &Explanation) -> (String, Value) {
+    let Explanation { code, name, text } = *found;
+    let shown = format!("{code}: {name}\n\n{text}");
+    (shown, json!({"version": 1, "code": code, "name": name, "text": text}))
 }
 
 /// What a decision of fusion with this code means, and how to see such decisions.
@@ -189,7 +200,8 @@ fn unknown(subject: &str) -> Failure {
     let all = codes::all();
     let codes = all.iter().flat_map(|e| [e.code.to_string(), e.name.to_owned()]);
     let others = OPS.iter().map(|op| op.name).chain(Reason::ALL.iter().map(|r| r.code()));
-    let names: Vec<String> = codes.chain(others.map(str::to_owned)).collect();
+    let findings = CODES.iter().flat_map(|row| [row.code, row.name]);
+    let names: Vec<String> = codes.chain(others.chain(findings).map(str::to_owned)).collect();
     let near = suggest::nearest(subject, names.iter().map(String::as_str));
     let failure = Failure::new(Exit::Usage, format!("nothing here is called `{subject}`"));
     match near {

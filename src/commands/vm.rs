@@ -29,15 +29,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LAUNCH.ron")]
     launch: PathBuf,
     /// Checks beside bounds, alignment and barriers: `all`, `none`, or of `uninitialised,races`
-    #[arg(long, default_value = "all", value_name = "CHECKS", value_parser = checks)]
-    check: Checks,
+    #[arg(long, alias = "check", default_value = "all", value_name = "CHECKS", value_parser = checks)]
+    checks: Checks,
     /// Count memory requests too, and show the whole profile of the launch
     #[arg(long)]
     profile: bool,
     /// Write a buffer to a file afterwards
     #[arg(long, value_name = "NAME=FILE", value_parser = dump)]
     dump: Vec<(String, PathBuf)>,
-    /// Threads to run CTAs on; results do not depend on it
+    /// Registers of a thread, for the occupancy of the profile; without it the kernel's `.maxnreg`
+    #[arg(long, value_name = "N", requires = "profile")]
+    registers: Option<u32>,
+    /// Threads to run CTAs on, 0 for as many as there are; the results of a kernel without data races do not
+    /// depend on it
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
     /// Warp instructions to execute at most
@@ -54,7 +58,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let module = read_module(&args.file)?;
     let launch = Launch::read(&args.launch).map_err(|error| refused(&error))?;
     let options = Options {
-        checks: args.check,
+        checks: args.checks,
         threads: args.threads,
         step_limit: args.steps,
         profile: args.profile,
@@ -66,7 +70,8 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     }
     let mismatches =
         launch.compare(|name| outcome.buffer(name)).map_err(|error| refused(&error))?;
-    let profile = args.profile.then(|| profile(&module, &launch, &outcome)).flatten();
+    let profile =
+        args.profile.then(|| profile(&module, &launch, &outcome, args.registers)).flatten();
     if console.json {
         let mut report = report_json(&outcome, &mismatches, &outcome.counters.mix(&module));
         if let Some(profile) = &profile {
@@ -85,8 +90,15 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     Ok(if good { Exit::Ok } else { Exit::Spec })
 }
 
-fn profile(module: &Module, launch: &Launch, outcome: &Outcome) -> Option<Profile> {
-    Profile::new(module, &launch.entry, Extents::from(launch), &outcome.counters, None)
+fn profile(
+    module: &Module,
+    launch: &Launch,
+    outcome: &Outcome,
+    registers: Option<u32>,
+) -> Option<Profile> {
+    let kernel = module.kernels().iter().find(|kernel| kernel.name == launch.entry);
+    let registers = registers.or(kernel?.max_registers);
+    Profile::new(module, &launch.entry, Extents::from(launch), &outcome.counters, registers)
 }
 
 fn read_module(path: &Path) -> Result<Module, Failure> {

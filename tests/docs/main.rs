@@ -12,6 +12,7 @@ mod source;
 mod cli;
 mod errors;
 mod forms;
+mod findings;
 mod fusion;
 mod ops;
 mod plan;
@@ -24,6 +25,7 @@ fn generated_pages_are_current() {
     let pages = [
         ("docs/reference/ops.md", ops::page()),
         ("docs/reference/errors.md", errors::page()),
+        ("docs/reference/findings.md", findings::page()),
         ("docs/reference/fusion.md", fusion::page()),
         ("docs/reference/cli.md", cli::page()),
         ("docs/reference/forms.md", forms::page()),

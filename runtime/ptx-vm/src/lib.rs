@@ -12,6 +12,7 @@
 //! - The thread count does not reach the result of a kernel that has no data race and completes.
 
 mod source;
+mod codes;
 mod parse;
 mod module;
 mod memory;
@@ -25,6 +26,7 @@ pub mod tensor_map;
 pub mod mbarrier;
 
 pub use check::{Checks, Finding};
+pub use codes::{CODES, Explanation, explain};
 pub use count::{
     Bound, Count, Counters, Cta, DEVICES, Device, Limit, MemoryUse, Mix, Occupancy, Pipe, Profile,
     RequestUse, Requests, Roofline, WorkUse,

@@ -24,6 +24,12 @@ fn run(path: &Path, checks: Checks) -> Result<(), String> {
     if launch.expect.is_empty() {
         complaints.push("expects nothing".to_owned());
     }
+    for expect in &launch.expect {
+        let want = launch.file(&expect.file, u64::MAX).map_err(|error| error.to_string())?;
+        if outcome.buffer(&expect.buffer).is_some_and(|got| got.len() != want.len()) {
+            complaints.push(format!("`{}` is not all of `{}`", expect.file, expect.buffer));
+        }
+    }
     if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n")) }
 }
 

@@ -1,8 +1,9 @@
-//! Every check reports the defects that were planted for it, at their lines, and is silent without them.
+//! Every check reports the defects that were planted for it, at their lines, and is silent without them;
+//! every code has its explanation.
 
 mod corpus;
 
-use perilune_ptx_vm::{Checks, Launch, Machine, Module, Options, Outcome, Position};
+use perilune_ptx_vm::{CODES, Checks, Launch, Machine, Module, Options, Outcome, Position};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,8 +37,9 @@ fn expect_defect(path: &Path) -> Result<(), String> {
     let outcome = run(path, &text)?;
     let shown: Vec<String> = outcome.findings.iter().map(ToString::to_string).collect();
     let wanted = |line: u32, code: &str| marks.get(&line).is_some_and(|(_, c)| c == code);
-    if outcome.findings.is_empty() {
-        return Err(format!("nothing was found; marked are {marks:?}"));
+    let at_bug = |line: u32| marks.get(&line).is_some_and(|(bug, _)| *bug);
+    if !outcome.findings.iter().any(|finding| at_bug(finding.position.line)) {
+        return Err(format!("nothing at its line; marked are {marks:?}, found\n{}", shown.join("\n")));
     }
     for finding in &outcome.findings {
         if !wanted(finding.position.line, finding.code) {
@@ -95,6 +97,22 @@ fn every_code_of_the_checks_has_a_planted_defect() {
     let missing: Vec<String> =
         codes.map(|code| format!("V{code}")).filter(|code| !found.contains(code)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_code_is_explained_once_in_ascending_order() {
+    assert!(CODES.windows(2).all(|pair| pair[0].code < pair[1].code));
+    let names: BTreeSet<&str> = CODES.iter().map(|row| row.name).collect();
+    assert_eq!(names.len(), CODES.len());
+    let mut reported = BTreeSet::new();
+    for file in ["src/source.rs", "src/check/finding.rs"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = fs::read_to_string(path).expect("the source");
+        let constants = text.lines().filter(|line| line.contains("const ") && line.contains("&str"));
+        reported.extend(constants.filter_map(|line| line.split('"').nth(1).map(str::to_owned)));
+    }
+    let explained: BTreeSet<String> = CODES.iter().map(|row| row.code.to_owned()).collect();
+    assert_eq!(reported, explained);
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub struct Kernel {
     pub req_ntid: Option<[u32; 3]>,
     /// `.reqnctapercluster`.
     pub cluster: Option<[u32; 3]>,
+    /// `.maxnreg`: registers of a thread at most.
+    pub max_registers: Option<u32>,
     /// Bytes of shared memory that the text declares.
     pub shared_bytes: u32,
     pub(crate) function: u32,

@@ -15,6 +15,7 @@ pub(crate) fn ptx_files(folder: &str) -> Vec<PathBuf> {
     if let Ok(only) = std::env::var("PTX_VM_ONLY") {
         files.retain(|path| stem(path).contains(&only));
     }
+    assert!(!files.is_empty(), "no file of `{}` is left", folder.display());
     files.sort();
     files
 }

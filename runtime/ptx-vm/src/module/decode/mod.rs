@@ -106,6 +106,7 @@ fn kernel(source: &Source, function: &ast::Function<'_>, index: u32) -> Result<K
         max_ntid: tuning.max_ntid,
         req_ntid: tuning.req_ntid,
         cluster: tuning.cluster,
+        max_registers: tuning.max_nreg,
         shared_bytes: 0,
         function: index,
         shared_offsets: Vec::new(),

@@ -15,7 +15,7 @@ use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
 use perilune_runtime::io::safetensors::SafetensorsError;
-use perilune_runtime::{DeviceKind, Options, RuntimeError, Session};
+use perilune_runtime::{DeviceKind, KernelFindings, Options, RuntimeError, Session};
 
 use crate::exit::{Exit, Failure};
 use crate::loader::FolderLoader;
@@ -166,9 +166,18 @@ pub fn runtime(error: RuntimeError) -> Failure {
         | RuntimeError::TensorType { .. }
         | RuntimeError::UnknownTensor { .. }
         | RuntimeError::UnknownEntry { .. } => Exit::Spec,
+        RuntimeError::Findings(found) if is_limit(found) => Exit::Environment,
         _ => Exit::Internal,
     };
-    let found = matches!(&error, RuntimeError::Findings(_));
+    let help = match &error {
+        RuntimeError::Findings(found) if is_limit(found) => Some(
+            "the virtual machine stops a launch at a limit: run less data, or run the plan on a GPU",
+        ),
+        RuntimeError::Findings(_) => {
+            Some("this is a bug in Perilune's kernels; please report it with the spec")
+        }
+        _ => None,
+    };
     let mut headline = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -176,10 +185,15 @@ pub fn runtime(error: RuntimeError) -> Failure {
         source = cause.source();
     }
     let failure = Failure::new(exit, headline);
-    match found {
-        true => failure.help("this is a bug in Perilune's kernels; please report it with the spec"),
-        false => failure,
+    match help {
+        Some(help) => failure.help(help),
+        None => failure,
     }
+}
+
+/// Whether the virtual machine stopped a kernel at a limit and found nothing wrong with it.
+fn is_limit(found: &KernelFindings) -> bool {
+    found.findings.iter().all(|finding| finding.code == "V1302")
 }
 
 /// A weights file's error as a failure: the system's refusals are the machine's, damage the file's.

@@ -106,7 +106,7 @@ fn product(plan: &mut PlanBuilder, extent: u64) -> Contract {
 /// Plans that reach outside their buffers, each with what is wrong.
 fn bad_plans() -> Vec<(&'static str, PlanBuilder)> {
     type Edit = fn(&mut PlanBuilder);
-    let edits: [(&'static str, Edit); 14] = [
+    let edits: [(&'static str, Edit); 16] = [
         ("copy to nowhere", |p| p.step(StepOp::Copy { src: 0, dst: 99 })),
         ("copy of another length", |p| {
             let out = p.result(DType::f32, &[8]);
@@ -125,6 +125,16 @@ fn bad_plans() -> Vec<(&'static str, PlanBuilder)> {
         ("writes one element twice", |p| {
             let mut c = product(p, 3);
             c.m.c = 0;
+            p.step(StepOp::Contract(c));
+        }),
+        ("rows that overlap", |p| {
+            let mut c = product(p, 3);
+            (c.m.c, c.n.c) = (1, 1);
+            p.step(StepOp::Contract(c));
+        }),
+        ("result among its operand", |p| {
+            let mut c = product(p, 3);
+            c.c = c.a;
             p.step(StepOp::Contract(c));
         }),
         ("stride in a foreign operand", |p| {

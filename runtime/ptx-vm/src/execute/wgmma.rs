@@ -5,7 +5,7 @@
 //! - A wait lets a warp go on only when the other warps of its warpgroup have done the same products:
 //!   what it then frees is not read any more.
 
-use super::cluster::Engine;
+use super::cluster::{Engine, lanes};
 use super::state::{Awaited, State, Warp};
 use super::warp::{At, Flow};
 use crate::check::{MAX_GROUPS, finding};
@@ -135,8 +135,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             Ok(tile) => self.fetch(warp, at, &tile, |column, k| k * columns + column),
             Err(flow) => return flow,
         };
-        let accumulate = warp.holds(at, multiply.accumulate);
-        if accumulate != 0 && accumulate != u32::MAX {
+        let accumulate = warp.holds(at, multiply.accumulate) & at.active;
+        if accumulate != 0 && accumulate != at.active {
             let message = "the lanes of the warp have different values of scale-d".to_owned();
             self.fail(finding::DESCRIPTOR, (warp, at.active), at.pc, message);
             return Flow::Stop;
@@ -177,7 +177,8 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let tile = Tile { descriptor, major, element, first, count, depth };
         let bytes = self.ctas[warp.cta as usize].shared.len();
         let stray = Descriptor::stray_bits(bits);
-        let message = if warp.row(at, row).0.iter().any(|other| *other != bits) {
+        let differs = |lane: usize| warp.row(at, row).0[lane] != bits;
+        let message = if lanes(at.active).any(differs) {
             "the lanes of the warp have different matrix descriptors".to_owned()
         } else if stray != 0 {
             format!("the matrix descriptor {bits:#018x} has reserved bits set: {stray:#x}")

@@ -424,7 +424,8 @@ fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
     let elems = |buffer: u32| entry.buffers.get(buffer as usize);
     // Sums and products stop at the largest number: a plan's extents may be anything.
     let bytes = |buffer: u32| elems(buffer).map_or(0, |b| b.elems.saturating_mul(b.dtype.bytes()));
-    let touched = |buffers: [u32; 3]| buffers.into_iter().fold(0, |n: u64, b| n.saturating_add(bytes(b)));
+    let touched =
+        |buffers: [u32; 3]| buffers.into_iter().fold(0, |n: u64, b| n.saturating_add(bytes(b)));
     let (kernel, flops, bytes) = match &step.op {
         StepOp::Launch(launch) => match plan.kernels.get(launch.kernel as usize) {
             Some(decl) => (decl.name.clone(), decl.flops, decl.bytes),

@@ -48,7 +48,8 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         let by_name = || codes::all().into_iter().find(|e| e.name == subject);
         let found = codes::explain(subject).or_else(by_name).map(|found| code(&found));
         let op = || op_info(subject).map(describe_op);
-        let reason = || Reason::ALL.iter().find(|r| r.code() == subject).map(|r| describe_reason(*r));
+        let reason =
+            || Reason::ALL.iter().find(|r| r.code() == subject).map(|r| describe_reason(*r));
         let finding = || {
             let named = |row: &&Explanation| row.code == subject || row.name == subject;
             CODES.iter().find(named).map(describe_finding)

@@ -98,7 +98,8 @@ fn copies_without_a_wait() {
     let body = "mul.wide.u32 %rd3, %r1, 16; add.u64 %rd2, %rd1, %rd3;
         mov.u32 %r2, s; mad.lo.u32 %r2, %r1, 16, %r2;
         $l: cp.async.cg.shared.global [%r2], [%rd2], 16; bra $l;";
-    let outcome = run(&Case { name: "copies without a wait", body: body.into(), ..Case::default() });
+    let outcome =
+        run(&Case { name: "copies without a wait", body: body.into(), ..Case::default() });
     assert!(codes(&outcome).contains(&"V1302"), "{:?}", codes(&outcome));
 }
 

@@ -39,7 +39,10 @@ fn expect_defect(path: &Path) -> Result<(), String> {
     let wanted = |line: u32, code: &str| marks.get(&line).is_some_and(|(_, c)| c == code);
     let at_bug = |line: u32| marks.get(&line).is_some_and(|(bug, _)| *bug);
     if !outcome.findings.iter().any(|finding| at_bug(finding.position.line)) {
-        return Err(format!("nothing at its line; marked are {marks:?}, found\n{}", shown.join("\n")));
+        return Err(format!(
+            "nothing at its line; marked are {marks:?}, found\n{}",
+            shown.join("\n")
+        ));
     }
     for finding in &outcome.findings {
         if !wanted(finding.position.line, finding.code) {
@@ -108,7 +111,8 @@ fn every_code_is_explained_once_in_ascending_order() {
     for file in ["src/source.rs", "src/check/finding.rs"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text = fs::read_to_string(path).expect("the source");
-        let constants = text.lines().filter(|line| line.contains("const ") && line.contains("&str"));
+        let constants =
+            text.lines().filter(|line| line.contains("const ") && line.contains("&str"));
         reported.extend(constants.filter_map(|line| line.split('"').nth(1).map(str::to_owned)));
     }
     let explained: BTreeSet<String> = CODES.iter().map(|row| row.code.to_owned()).collect();

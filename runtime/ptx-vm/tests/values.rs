@@ -26,8 +26,9 @@ fn words(globals: &str, body: &str) -> Vec<u32> {
 
 /// Copies the first six words of a constant to `y`.
 fn constants(declaration: &str) -> Vec<u32> {
-    let copy: String =
-        (0..6).map(|i| format!("ld.const.u32 %r1, [c+{0}]; st.global.u32 [%rd1+{0}], %r1;", 4 * i)).collect();
+    let copy: String = (0..6)
+        .map(|i| format!("ld.const.u32 %r1, [c+{0}]; st.global.u32 [%rd1+{0}], %r1;", 4 * i))
+        .collect();
     words(declaration, &copy)[..6].to_vec()
 }
 

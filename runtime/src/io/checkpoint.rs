@@ -116,7 +116,9 @@ impl CheckpointError {
             matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof)
         };
         match self {
-            Self::Io { source, .. } | Self::File(SafetensorsError::Io { source, .. }) => lost(source),
+            Self::Io { source, .. } | Self::File(SafetensorsError::Io { source, .. }) => {
+                lost(source)
+            }
             Self::File(_) | Self::Damaged { .. } => true,
             _ => false,
         }

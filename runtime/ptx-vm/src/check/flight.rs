@@ -37,7 +37,8 @@ impl Flight {
     /// Takes up `next`, which lands at the same time, if it goes on where this one ends or repeats it.
     fn takes_up(&mut self, next: &Self) -> bool {
         let kind = |flight: &Self| (flight.bytes, flight.reads, flight.pc, flight.product);
-        let Some(distance) = next.place.distance_from(self.place).filter(|_| kind(self) == kind(next))
+        let Some(distance) =
+            next.place.distance_from(self.place).filter(|_| kind(self) == kind(next))
         else {
             return false;
         };
@@ -269,9 +270,7 @@ impl Checker {
                 let thread = (warp.index * 32 + lane as u32) as usize;
                 &mut engines.groups.entry((warp.cta, thread)).or_default().open
             }
-            Ending::Product(_) => {
-                engines.products.entry((warp.cta, warp.index / 4)).or_default()
-            }
+            Ending::Product(_) => engines.products.entry((warp.cta, warp.index / 4)).or_default(),
         };
         if let Some(last) = flights.last_mut()
             && last.takes_up(&flight)
@@ -286,8 +285,9 @@ impl Checker {
 
     /// Why no more can be in flight, if that is so.
     pub(crate) fn overflow(&self) -> Option<String> {
-        (self.engines.flying > MAX_FLIGHTS)
-            .then(|| format!("more than {MAX_FLIGHTS} asynchronous accesses that nobody waited for"))
+        (self.engines.flying > MAX_FLIGHTS).then(|| {
+            format!("more than {MAX_FLIGHTS} asynchronous accesses that nobody waited for")
+        })
     }
 
     /// `cp.async` copies started, or landed, by their number.
@@ -299,8 +299,7 @@ impl Checker {
     pub(super) fn land(&mut self, flight: &Flight, stamp: Stamp) {
         self.engines.flying = self.engines.flying.saturating_sub(1);
         let own = |other: &Stamp| {
-            other.flags & IN_FLIGHT != 0
-                && (other.epoch, other.pc) == (flight.id, flight.pc)
+            other.flags & IN_FLIGHT != 0 && (other.epoch, other.pc) == (flight.id, flight.pc)
         };
         let landed = |flags: u16| Stamp { flags: flags & !IN_FLIGHT, pc: flight.pc, ..stamp };
         for run in 0..flight.runs {

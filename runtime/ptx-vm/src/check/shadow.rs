@@ -6,8 +6,8 @@
 //! - Of readers that nothing orders, all are kept while threads may meet partly; else two say enough.
 
 use super::clock::Stamp;
-use super::{IN_FLIGHT, meets_partly};
 use super::release::Releases;
+use super::{IN_FLIGHT, meets_partly};
 use crate::execute::Setup;
 use crate::module::{BulkOp, Direction, Inst, Op};
 use crate::tensor_map::{BYTES, TensorMap};

@@ -242,10 +242,8 @@ impl Shared<'_> {
             let left = queue.begun < self.clusters && !queue.merged.stopped;
             left && queue.begun >= queue.merged.next.saturating_add(self.ahead)
         };
-        let mut queue = self
-            .reported
-            .wait_while(self.queue(), waits)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut queue =
+            self.reported.wait_while(self.queue(), waits).unwrap_or_else(PoisonError::into_inner);
         if queue.merged.stopped || queue.begun >= self.clusters {
             return None;
         }

@@ -274,7 +274,9 @@ impl Binder<'_> {
         let [batch, seq, heads, dim] = extents;
         let strides = [(batch, view.batch), (seq, view.seq), (heads, view.head), (dim, 1)];
         if !extents.contains(&0) && !are_distinct(&strides) {
-            return Err(format!("{what} with strides {strides:?} writes one element again and again"));
+            return Err(format!(
+                "{what} with strides {strides:?} writes one element again and again"
+            ));
         }
         self.heads(what, view, extents)
     }

@@ -279,8 +279,7 @@ fn local_variable<'a>(
     }
     let index = variables.all.len() as u32;
     let mut definition = definition(cx.source, variable)?;
-    definition.relocations =
-        addresses(cx.source, variable, variables, |name| cx.symbol(name))?;
+    definition.relocations = addresses(cx.source, variable, variables, |name| cx.symbol(name))?;
     cx.variable_spaces.push(definition.space);
     variables.all.push(definition);
     cx.scopes.define(variable.name, Symbol::Variable(index));

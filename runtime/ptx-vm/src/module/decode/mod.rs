@@ -30,8 +30,8 @@ use crate::source::{LoadError, Source, code};
 use context::Context;
 pub(crate) use declare::same_places;
 use modifiers::Modifiers;
-use target::Target;
 use std::collections::HashMap;
+use target::Target;
 
 /// The predicate that takes what nobody wants; predicate 0 stays false and stands for constants.
 const SINK_PRED: Pred = 1;

@@ -6,7 +6,7 @@
 //! - It lands when a thread sees the end that was announced: an mbarrier's phase, a bulk group, a wgmma group.
 //!   From then on it is an access of the engine's thread that the seeing thread has been told of.
 //! - A fence between proxies keeps what its thread knew. What the generic proxy wrote may be read through
-//!   the async proxy if a fence of the writer, or of another thread that knew of the write, lies between.
+//!   the async proxy if a fence of a thread that knew of the write lies between, and came before the read.
 //!
 //! # Invariants
 //! - What nobody waited for stays in flight.
@@ -120,8 +120,8 @@ pub(crate) struct Engines {
     groups: BTreeMap<(u32, usize), Groups>,
     /// Operands of products, by CTA and warpgroup.
     pub(super) products: BTreeMap<(u32, u32), Vec<Flight>>,
-    /// What each thread knew at its last fence between the proxies, for shared and for global memory.
-    fenced: [BTreeMap<(u32, usize), Snapshot>; 2],
+    /// The last fences between the proxies of each thread and what it knew, for shared and for global memory.
+    fenced: [BTreeMap<(u32, usize), VecDeque<(Stamp, Snapshot)>>; 2],
     /// Copies that were started so far.
     started: u32,
     /// Flights in all lists, and `cp.async` copies.
@@ -130,6 +130,9 @@ pub(crate) struct Engines {
 
 /// Accesses in flight of a cluster at most.
 const MAX_FLIGHTS: usize = 1 << 20;
+
+/// Fences between proxies that are remembered of a thread.
+const MAX_FENCES: usize = 4;
 
 /// Groups of a thread that are told apart at most; beyond it the oldest two are one.
 pub(crate) const MAX_GROUPS: usize = 1 << 12;
@@ -238,7 +241,7 @@ impl Checker {
             if !generic || !self.clocks[warp.cta as usize].knows(issuer, &write) {
                 continue;
             }
-            if !self.is_fenced(access.place, &write) {
+            if !self.is_fenced((warp.cta, issuer), access.place, &write) {
                 let message = "reads through the async proxy what the generic proxy wrote, \
                                without a fence.proxy.async between them"
                     .to_owned();
@@ -248,9 +251,17 @@ impl Checker {
         None
     }
 
-    fn is_fenced(&self, place: Place, write: &Stamp) -> bool {
+    /// Whether a fence that came before the read knew of the write.
+    fn is_fenced(&self, (rank, issuer): (u32, u16), place: Place, write: &Stamp) -> bool {
+        let clocks = &self.clocks[rank as usize];
         let fenced = &self.engines.fenced[usize::from(matches!(place, Place::Buffer(..)))];
-        fenced.values().any(|snapshot| snapshot.covers(write))
+        fenced.values().any(|fences| {
+            let first_known = fences.front().is_some_and(|(at, _)| clocks.knows(issuer, at));
+            // Of a thread that fenced often, an older one may have come before.
+            let forgotten = fences.len() == MAX_FENCES && !first_known;
+            let counts = |at: &Stamp| forgotten || clocks.knows(issuer, at);
+            fences.iter().any(|(at, knew)| counts(at) && knew.covers(write))
+        })
     }
 
     /// Notes what is in flight, and where its end will be seen; gives the number that its cells know it by.
@@ -412,10 +423,16 @@ impl Checker {
         if !self.checks.races {
             return;
         }
+        let clocks = &mut self.clocks[warp.cta as usize];
         for thread in threads_of(warp.index, active) {
-            let snapshot = self.clocks[warp.cta as usize].release(thread);
+            let at = clocks.stamp(thread as u16, 0, 0);
+            let knew = clocks.release(thread);
             for memory in memories {
-                self.engines.fenced[*memory].insert((warp.cta, thread), snapshot.clone());
+                let fences = self.engines.fenced[*memory].entry((warp.cta, thread)).or_default();
+                if fences.len() == MAX_FENCES {
+                    fences.pop_front();
+                }
+                fences.push_back((at, knew.clone()));
             }
         }
     }

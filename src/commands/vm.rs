@@ -149,13 +149,21 @@ fn report_text(outcome: &Outcome, mismatches: &[Mismatch], counts: &str) -> Stri
     let total = outcome.counters.total();
     let _ = writeln!(text, "{} warp instructions, {} by lanes", total.warps, total.lanes);
     let _ = writeln!(text, "{}", counts.trim_end());
-    let verdict = match (outcome.completed, outcome.findings.len() + mismatches.len()) {
-        (true, 0) => "completed, nothing found".to_owned(),
-        (true, problems) => format!("completed, {problems} problems"),
-        (false, problems) => format!("did not complete, {problems} problems"),
-    };
-    text.push_str(&verdict);
+    text.push_str(if outcome.completed { "completed, " } else { "did not complete, " });
+    text.push_str(&verdict(outcome.findings.len(), mismatches.len()));
     text
+}
+
+/// How many findings and how many buffers that are not as expected.
+fn verdict(findings: usize, buffers: usize) -> String {
+    let counted = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        _ => Some(format!("{count} {what}s")),
+    };
+    let parts = [counted(findings, "finding"), counted(buffers, "wrong buffer")];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "nothing found".to_owned() } else { parts.join(" and ") }
 }
 
 fn report_json(outcome: &Outcome, mismatches: &[Mismatch], mix: &BTreeMap<String, Count>) -> Value {

@@ -113,6 +113,9 @@ impl Groups {
     }
 }
 
+/// Fences between the proxies of a thread: when, and what it knew.
+type Fences = VecDeque<(Stamp, Snapshot)>;
+
 /// What is in flight in a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Engines {
@@ -121,7 +124,7 @@ pub(crate) struct Engines {
     /// Operands of products, by CTA and warpgroup.
     pub(super) products: BTreeMap<(u32, u32), Vec<Flight>>,
     /// The last fences between the proxies of each thread and what it knew, for shared and for global memory.
-    fenced: [BTreeMap<(u32, usize), VecDeque<(Stamp, Snapshot)>>; 2],
+    fenced: [BTreeMap<(u32, usize), Fences>; 2],
     /// Copies that were started so far.
     started: u32,
     /// Flights in all lists, and `cp.async` copies.
@@ -270,7 +273,7 @@ impl Checker {
         let engines = &mut self.engines;
         let (id, product) = match ending {
             // The four warps of a warpgroup do their parts of one product.
-            Ending::Product(number) => ((number as u32) << 3 | (warp.index / 4 & 7), number),
+            Ending::Product(number) => ((number as u32) << 3 | (warp.index / 4) % 8, number),
             _ => (engines.started, 0),
         };
         let reads = touch == Touch::Read;

@@ -230,7 +230,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
                     self.report_hang();
                     break;
                 }
-            } else if turns % TIME_LIMIT == 0 {
+            } else if turns.is_multiple_of(TIME_LIMIT) {
                 self.time_out_waits();
             }
         }

@@ -273,7 +273,7 @@ impl Checker {
         let engines = &mut self.engines;
         let (id, product) = match ending {
             // The four warps of a warpgroup do their parts of one product.
-            Ending::Product(number) => ((number as u32) << 3 | (warp.index / 4) % 8, number),
+            Ending::Product(number) => (((number as u32) << 3) | ((warp.index / 4) % 8), number),
             _ => (engines.started, 0),
         };
         let reads = touch == Touch::Read;

@@ -12,7 +12,10 @@
 //! - What nobody waited for stays in flight.
 
 use super::clock::{Snapshot, Stamp};
-use super::{ASYNC, Access, Checker, IN_FLIGHT, PRODUCT, PROXY, REDUCES, RawFinding, finding, raw};
+use super::{
+    ASYNC, Access, BYTES_SHIFT, Checker, IN_FLIGHT, PRODUCT, PROXY, REDUCES, RawFinding, finding,
+    raw,
+};
 use super::{conflict_message, follow, threads_of};
 use crate::execute::{At, Ending, Object, Place, Touch, Warp};
 use crate::module::{Order, ProxyFence, Scope};
@@ -149,6 +152,14 @@ pub(crate) struct AsyncAccess {
     pub(crate) ending: Ending,
 }
 
+/// The bytes of granule `index` that an access touches, a bit each; 0 for all.
+fn bytes_of_granule(access: &Access, index: u64, granule: u64) -> u16 {
+    let (first, start) = (access.place.offset(), index * granule);
+    let end = (first + access.bytes).min(start + granule);
+    let (from, to) = (first.max(start) - start, end - start);
+    if to - from == granule { 0 } else { (1 << to) - (1 << from) }
+}
+
 impl Checker {
     /// The thread of the copy engine in the clocks of a CTA.
     fn copies(&self) -> u16 {
@@ -208,6 +219,7 @@ impl Checker {
         let cta = self.clocks[warp.cta as usize].cta;
         // Known to nobody until it lands, so that the epoch is free to say which flight it is.
         let stamp = Stamp { cta, thread, flags, generation: u32::MAX, epoch: id, pc: at.pc };
+        let granule = self.history.granule;
         let mut conflict = None;
         for index in self.cells(access.place, access.bytes) {
             let clocks = &self.clocks[warp.cta as usize];
@@ -216,6 +228,8 @@ impl Checker {
                 Place::Buffer(buffer, _) => self.history.global_cell(buffer, index),
                 _ => return None,
             };
+            let touched = bytes_of_granule(access, index, granule);
+            let stamp = Stamp { flags: flags | touched << BYTES_SHIFT, ..stamp };
             let other = follow(clocks, issuer, cell, readers, (&stamp, access));
             conflict = conflict.or(other);
         }
@@ -258,13 +272,16 @@ impl Checker {
     fn is_fenced(&self, (rank, issuer): (u32, u16), place: Place, write: &Stamp) -> bool {
         let clocks = &self.clocks[rank as usize];
         let fenced = &self.engines.fenced[usize::from(matches!(place, Place::Buffer(..)))];
-        fenced.values().any(|fences| {
+        let counts = |fences: &Fences| {
             let first_known = fences.front().is_some_and(|(at, _)| clocks.knows(issuer, at));
             // Of a thread that fenced often, an older one may have come before.
             let forgotten = fences.len() == MAX_FENCES && !first_known;
-            let counts = |at: &Stamp| forgotten || clocks.knows(issuer, at);
-            fences.iter().any(|(at, knew)| counts(at) && knew.covers(write))
-        })
+            let before = |at: &Stamp| forgotten || clocks.knows(issuer, at);
+            fences.iter().any(|(at, knew)| knew.covers(write) && before(at))
+        };
+        let of = |thread: u16| fenced.get(&(rank, thread.into())).is_some_and(counts);
+        // Who wrote, or reads, is the one that fences nearly always.
+        of(write.thread) || of(issuer) || fenced.values().any(counts)
     }
 
     /// Notes what is in flight, and where its end will be seen; gives the number that its cells know it by.

@@ -34,8 +34,10 @@ const PROXY: u16 = 8;
 const PRODUCT: u16 = 16;
 /// By a reduction of the copy engine: several may meet.
 const REDUCES: u16 = 32;
-/// The scope of a strong access, above these bits.
+/// The scope of a strong access, in the two bits from here.
 const SCOPE_SHIFT: u32 = 8;
+/// Which bytes of its granule a bulk copy touches, in the four bits from here; none for all.
+const BYTES_SHIFT: u32 = 12;
 
 /// An access as the checks see it.
 #[derive(Clone, Copy, Debug)]
@@ -441,7 +443,8 @@ fn conflict_message(other: &Stamp, stamp: &Stamp, touch: Touch) -> String {
 
 /// Whether two strong accesses, one of them by the CTA of these clocks, include each other in their scopes.
 fn morally_strong(clocks: &Clocks, other: &Stamp, own: &Stamp) -> bool {
-    let (ours, theirs) = (own.flags >> SCOPE_SHIFT, other.flags >> SCOPE_SHIFT);
+    let scope = |stamp: &Stamp| stamp.flags >> SCOPE_SHIFT & 3;
+    let (ours, theirs) = (scope(own), scope(other));
     let needed = if other.cta == own.cta {
         Scope::Cta
     } else if clocks.peers.contains(&other.cta) {
@@ -463,7 +466,10 @@ fn follow(
     let mut conflict = None;
     let ordered = |other: &Stamp| {
         let flying = other.flags & IN_FLIGHT != 0;
-        other.flags & stamp.flags & REDUCES != 0
+        let (ours, theirs) = (stamp.flags >> BYTES_SHIFT, other.flags >> BYTES_SHIFT);
+        let apart = ours != 0 && theirs != 0 && ours & theirs == 0;
+        apart
+            || other.flags & stamp.flags & REDUCES != 0
             || !flying && (clocks.knows(thread, other) || morally_strong(clocks, other, stamp))
     };
     let benign = |other: &Stamp| {

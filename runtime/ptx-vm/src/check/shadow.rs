@@ -2,15 +2,14 @@
 //!
 //! # Invariants
 //! - A granule is as large as the smallest store of the module, so two stores to different bytes never
-//!   meet in one.
+//!   meet in one. Bulk copies may: their stamps say which bytes of a granule they touch.
 //! - Of readers that nothing orders, all are kept while threads may meet partly; else two say enough.
 
 use super::clock::Stamp;
 use super::release::Releases;
 use super::{IN_FLIGHT, meets_partly};
 use crate::execute::Setup;
-use crate::module::{BulkOp, Direction, Inst, Op};
-use crate::tensor_map::{BYTES, TensorMap};
+use crate::module::{BulkOp, Op};
 
 /// The last accesses of a granule.
 #[derive(Clone, Copy, Debug, Default)]
@@ -173,35 +172,16 @@ impl History {
     }
 }
 
-/// The bytes of the smallest store, atomic or copy of a module.
+/// The bytes of the smallest store or atomic of a module.
 fn granule(setup: &Setup<'_>) -> u64 {
     let stores = setup.module.code.iter().filter_map(|inst| match &inst.op {
         Op::Store(transfer) => Some(transfer.bytes),
         Op::Atomic(atomic) => Some(atomic.bytes),
         Op::Bulk(op) => match &**op {
             BulkOp::Copy(copy) => copy.byte_mask.map(|_| 1),
-            // Boxes may meet between any two elements.
-            BulkOp::Tensor(copy) if matches!(copy.direction, Direction::Store { .. }) => {
-                Some(element_bytes(setup))
-            }
             _ => None,
         },
         _ => None,
     });
     stores.min().unwrap_or(4).clamp(1, 4).into()
-}
-
-/// The bytes of the smallest element of a tensor map among the parameters, or 1 where maps are made elsewhere.
-fn element_bytes(setup: &Setup<'_>) -> u8 {
-    let is_made = |inst: &Inst| {
-        let Op::Bulk(op) = &inst.op else { return false };
-        matches!(**op, BulkOp::Replace { .. } | BulkOp::Publish { .. })
-    };
-    if setup.module.code.iter().any(is_made) {
-        return 1;
-    }
-    let starts = (0..setup.params.len()).step_by(64);
-    let maps = starts.filter_map(|at| setup.params.get(at..at + BYTES)?.try_into().ok());
-    let sizes = maps.filter_map(|bytes| Some(TensorMap::decode(bytes).ok()?.dtype.bytes() as u8));
-    sizes.min().unwrap_or(1)
 }

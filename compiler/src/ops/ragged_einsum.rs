@@ -155,7 +155,6 @@ impl OpDef for RaggedEinsum {
             let headline = "offsets are empty; there is one more than groups";
             return Err(TypeError::new(codes::EXTENTS_DIFFER, headline).operand(2, &operands[2]));
         };
-        support::expect_iterable(&[x[0], x[1], w.last().copied().unwrap_or(1)])?;
         let shape = match self.form {
             Ragged::Outer => {
                 expect_extents(operands, (0, 0), (1, 0))?;
@@ -173,6 +172,8 @@ impl OpDef for RaggedEinsum {
                 vec![x[0], w[n]]
             }
         };
+        let columns = shape.last().copied().unwrap_or(1);
+        support::expect_iterable(&[x[0], x[1], columns])?;
         Ok(vec![checked(operands[0].dtype, shape)?])
     }
 

@@ -180,7 +180,7 @@ fn settings_reach_the_dims() {
 #[test]
 fn a_mistake_in_a_setting_is_shown_where_it_is() {
     for (value, blamed) in
-        [("[(oops, 1)]", "oops"), ("\"2 + oops\"", "oops"), ("[1, \"é\"]", "é"), ("[1", "1")]
+        [("[(oops, 1)]", "oops"), ("\"2 + oops\"", "oops"), ("[1, \"é\"]", "é"), ("[1", "[")]
     {
         let sets = [("batch".to_owned(), value.to_owned())];
         let (none, diagnostics, sources) = load_model(&small(""), "t/model.ron", &sets);

@@ -6,6 +6,8 @@
 use perilune_plan::{DType, PlanError};
 use perilune_ptx_vm::Finding;
 
+use crate::comm::CommError;
+
 /// An error of [`crate::Session`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -63,6 +65,9 @@ pub enum RuntimeError {
     /// Checks found something in a kernel while it ran.
     #[error(transparent)]
     Findings(#[from] Box<KernelFindings>),
+    /// A collective failed.
+    #[error(transparent)]
+    Comm(#[from] CommError),
     /// No entry has this name.
     #[error("the plan has no entry `{name}`; it has {known}")]
     UnknownEntry {

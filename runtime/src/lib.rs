@@ -15,6 +15,7 @@
 //! A kernel's text is machine code in waiting: running a plan means trusting whoever wrote it as
 //! one trusts a shared library.
 
+pub mod comm;
 pub mod device;
 pub mod io;
 pub mod data;

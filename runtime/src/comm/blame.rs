@@ -1,0 +1,219 @@
+//! Whom to blame when a collective does not complete: from where every rank stands.
+//!
+//! A rank waits for others, which may wait for yet others. Following these edges leads to a rank
+//! that is gone or stopped, or alive but not in a collective; or, when everybody waits, to one that
+//! is in another collective than those who wait for it.
+//!
+//! # Invariants
+//! - Pure: the same standings give the same answer, on every rank that starts from the same edge.
+//! - What is certain (gone, stopped) goes before what is only likely (late, silent).
+
+use super::{Cause, Lost, OwnedSite};
+
+/// Where a rank stands, as far as another one can see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What its process does.
+    pub life: Life,
+    /// The collective it is in.
+    pub inside: Option<Inside>,
+    /// Whom it blames itself, when it has given up.
+    pub verdict: Option<Lost>,
+}
+
+/// What a rank's process does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Life {
+    /// It runs, as far as can be seen.
+    #[default]
+    Alive,
+    /// It ended without a word.
+    Gone,
+    /// It ended by itself.
+    Ended {
+        /// Exit code of its process.
+        exit: u8,
+    },
+    /// It is stopped.
+    Stopped,
+    /// It waits in a collective, but has not been heard of for a while.
+    Silent,
+}
+
+/// A collective that a rank has entered and not left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// Where.
+    pub site: OwnedSite,
+    /// Its ranks.
+    pub group: Vec<u32>,
+    /// Those whose bytes have not come yet.
+    pub missing: Vec<u32>,
+}
+
+/// What is to blame for the wait of `me` for `missing` at `site`; `None` where nobody is missing.
+pub(crate) fn blame(
+    standings: &[Standing],
+    (me, site): (u32, &OwnedSite),
+    missing: &[u32],
+) -> Option<Verdict> {
+    let edges = waits(standings, (me, site), missing);
+    let reached = || edges.iter().map(|edge| edge.to);
+    let standing = |rank: u32| standings.get(rank as usize);
+    if let Some(lost) = reached().find_map(|rank| standing(rank)?.verdict.clone()) {
+        return Some(Verdict::Told(lost));
+    }
+    let certain = reached().find_map(|rank| Some((rank, certain(standing(rank)?.life)?)));
+    let outside = || {
+        let rank = reached().find(|&rank| standing(rank).is_none_or(|s| s.inside.is_none()))?;
+        Some((rank, Cause::Late))
+    };
+    let elsewhere = || elsewhere(standings, &edges);
+    let first = || reached().next().map(|rank| (rank, Cause::Silent));
+    let (rank, cause) = certain.or_else(outside).or_else(elsewhere).or_else(first)?;
+    Some(Verdict::Found { rank, cause })
+}
+
+/// Whom [`blame`] blames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// What a rank that gave up earlier says.
+    Told(Lost),
+    /// What follows from the standings.
+    Found {
+        /// The rank.
+        rank: u32,
+        /// What became of it.
+        cause: Cause,
+    },
+}
+
+/// One rank waits for another at a site.
+struct Edge<'a> {
+    site: &'a OwnedSite,
+    to: u32,
+}
+
+/// Who waits for whom, from `me` outwards; every rank is reached once.
+fn waits<'a>(
+    standings: &'a [Standing],
+    (me, site): (u32, &'a OwnedSite),
+    missing: &[u32],
+) -> Vec<Edge<'a>> {
+    let mut edges: Vec<Edge<'a>> = missing.iter().map(|&to| Edge { site, to }).collect();
+    let mut next = 0;
+    while let Some(edge) = edges.get(next) {
+        next += 1;
+        let standing = standings.get(edge.to as usize).filter(|s| s.life == Life::Alive);
+        let Some(inside) = standing.and_then(|s| s.inside.as_ref()) else { continue };
+        for &to in &inside.missing {
+            if to != me && edges.iter().all(|known| known.to != to) {
+                edges.push(Edge { site: &inside.site, to });
+            }
+        }
+    }
+    edges
+}
+
+fn certain(life: Life) -> Option<Cause> {
+    match life {
+        Life::Alive => None,
+        Life::Gone => Some(Cause::Gone),
+        Life::Ended { exit } => Some(Cause::Ended { exit }),
+        Life::Stopped => Some(Cause::Stopped),
+        Life::Silent => Some(Cause::Silent),
+    }
+}
+
+/// A rank that is in another collective than the one that waits for it.
+fn elsewhere(standings: &[Standing], edges: &[Edge<'_>]) -> Option<(u32, Cause)> {
+    edges.iter().find_map(|edge| {
+        let inside = standings.get(edge.to as usize)?.inside.as_ref()?;
+        let differs = inside.site != *edge.site;
+        differs.then(|| (edge.to, Cause::Elsewhere { entered: inside.site.to_string() }))
+    })
+}
+
+/// The member of a group whose collective differs from that of most others, given each member's
+/// collective by a key; `None` where all agree. `own` is this rank's place: where two are as many,
+/// it takes itself to be right.
+pub(crate) fn odd_one_out<K: Ord>(keys: &[K], own: usize) -> Option<usize> {
+    let count = |key: &K| keys.iter().filter(|other| *other == key).count();
+    let best = (0..keys.len()).max_by_key(|&i| (count(&keys[i]), keys[i] == keys[own]))?;
+    (0..keys.len()).find(|&i| keys[i] != keys[best])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(step: usize) -> OwnedSite {
+        let word = |w: &str| w.to_owned();
+        OwnedSite { entry: word("e"), step, name: word("all_reduce"), node: word("n") }
+    }
+
+    fn inside(step: usize, missing: &[u32]) -> Standing {
+        let group = vec![0, 1, 2, 3];
+        let inside = Inside { site: site(step), group, missing: missing.to_vec() };
+        Standing { inside: Some(inside), ..Standing::default() }
+    }
+
+    fn found(standings: &[Standing], missing: &[u32]) -> (u32, Cause) {
+        match blame(standings, (0, &site(7)), missing) {
+            Some(Verdict::Found { rank, cause }) => (rank, cause),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_chain_of_waits_is_followed_to_its_end() {
+        let outside = Standing::default();
+        let chain = [inside(7, &[1]), inside(5, &[2]), inside(3, &[3]), outside];
+        assert_eq!(found(&chain, &[1]), (3, Cause::Late));
+    }
+
+    #[test]
+    fn what_is_certain_goes_before_what_is_likely() {
+        let gone = Standing { life: Life::Gone, ..Standing::default() };
+        let ranks = [inside(7, &[1, 2]), Standing::default(), inside(7, &[3]), gone];
+        assert_eq!(found(&ranks, &[1, 2]), (3, Cause::Gone));
+        let mut stopped = ranks.clone();
+        stopped[3] = Standing { life: Life::Stopped, ..inside(7, &[0]) };
+        assert_eq!(found(&stopped, &[1, 2]), (3, Cause::Stopped));
+    }
+
+    #[test]
+    fn who_is_elsewhere_while_all_wait_is_to_blame() {
+        let ranks = [inside(7, &[2]), inside(7, &[2]), inside(8, &[0, 1, 3]), inside(7, &[2])];
+        let entered = site(8).to_string();
+        assert_eq!(found(&ranks, &[2]), (2, Cause::Elsewhere { entered }));
+    }
+
+    #[test]
+    fn a_verdict_that_was_given_is_adopted() {
+        let lost = Lost {
+            rank: 3,
+            host: "h".to_owned(),
+            cause: Cause::Gone,
+            site: site(7),
+            waited: std::time::Duration::ZERO,
+        };
+        let told = Standing { verdict: Some(lost.clone()), ..Standing::default() };
+        let ranks = [inside(7, &[1]), told, Standing::default(), Standing::default()];
+        assert_eq!(blame(&ranks, (0, &site(7)), &[1]), Some(Verdict::Told(lost)));
+    }
+
+    #[test]
+    fn nobody_is_to_blame_when_nobody_is_missing() {
+        assert_eq!(blame(&[], (0, &site(7)), &[]), None);
+    }
+
+    #[test]
+    fn the_minority_is_the_odd_one_out() {
+        assert_eq!(odd_one_out(&[5, 5, 6, 5], 0), Some(2));
+        assert_eq!(odd_one_out(&[5, 5, 6, 5], 2), Some(2));
+        assert_eq!(odd_one_out(&[5, 6], 0), Some(1));
+        assert_eq!(odd_one_out(&[5, 6], 1), Some(0));
+        assert_eq!(odd_one_out(&[5, 5], 1), None);
+    }
+}

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use perilune_compiler::graph::Graph;
-use perilune_compiler::ops::Value;
+use perilune_compiler::ops::{Exchange, Op, Value};
 
 /// What a box stands for.
 #[derive(Default)]
@@ -18,6 +18,8 @@ struct Shape {
     op: &'static str,
     /// Type of the last result.
     ty: String,
+    /// Exchanges between ranks in it, by kind.
+    exchanges: BTreeMap<&'static str, usize>,
     /// Type of the first value that another box reads.
     passed_on: Option<String>,
 }
@@ -47,6 +49,9 @@ pub fn dot(graph: &Graph, under: &str, depth: usize) -> String {
         }
         let shape = boxes.entry(name.clone()).or_default();
         shape.nodes += 1;
+        if let Op::Exchange(Exchange(collective)) = &node.op {
+            *shape.exchanges.entry(collective.name()).or_default() += 1;
+        }
         shape.op = node.op.name();
         shape.ty = node.results.first().map(|&v| graph.ty(v).to_string()).unwrap_or_default();
         for &value in &node.operands {
@@ -84,7 +89,10 @@ fn draw(
             1 => shape.op.to_owned(),
             n => format!("{n} nodes"),
         };
-        let label = format!("{short}\n{what}\n{}", shape.passed_on.as_ref().unwrap_or(&shape.ty));
+        let exchanges = shape.exchanges.iter().map(|(name, count)| format!("\n{count} {name}"));
+        let exchanges: String = exchanges.collect();
+        let ty = shape.passed_on.as_ref().unwrap_or(&shape.ty);
+        let label = format!("{short}\n{what}\n{ty}{exchanges}");
         let _ = writeln!(out, "  {} [label={}];", quoted(name), quoted(&label));
     }
     for (from, to) in edges {

@@ -25,5 +25,6 @@ pub mod hf;
 pub mod parity;
 pub mod report;
 pub mod summary;
+pub mod collectives;
 pub mod dot;
 pub mod commands;

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - The compiler sees a [`Loader`], never a path of this machine.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use perilune_compiler::diagnostic::{Diagnostics, InternalError};
@@ -11,6 +12,7 @@ use perilune_compiler::lower::Target;
 use perilune_compiler::lower::text::{self, KernelStage};
 use perilune_compiler::mlir::{Mlir, REPLAY};
 use perilune_compiler::program::Program;
+use perilune_compiler::sharding;
 use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
@@ -40,7 +42,20 @@ pub fn check(
     path: &str,
     sets: &[(String, String)],
 ) -> Result<Checked, Failure> {
-    let (elaborated, diagnostics, sources) = elaborate::load_spec(loader, path, sets);
+    check_on(loader, path, sets, None)
+}
+
+/// As [`check`], on another mesh than the spec's: `dp=2,ep=2`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_on(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+    mesh: Option<&str>,
+) -> Result<Checked, Failure> {
+    let (elaborated, diagnostics, sources) = elaborate::load_spec_on(loader, path, sets, mesh);
     match elaborated {
         Some(elaborated) => Ok(Checked { elaborated, sources, warnings: diagnostics }),
         None if diagnostics.has_errors() => Err(Failure::Spec { diagnostics, sources }),
@@ -53,8 +68,43 @@ pub fn check(
 /// # Errors
 /// Everything that is wrong with it.
 pub fn check_file(path: &Path, sets: &[(String, String)]) -> Result<Checked, Failure> {
+    check_file_on(path, sets, None)
+}
+
+/// As [`check_file`], on another mesh than the spec's.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_file_on(
+    path: &Path,
+    sets: &[(String, String)],
+    mesh: Option<&str>,
+) -> Result<Checked, Failure> {
     let (loader, below) = FolderLoader::for_spec(path);
-    check(&loader, &below, sets)
+    check_on(&loader, &below, sets, mesh)
+}
+
+impl Checked {
+    /// The spec with the graphs of one rank of its mesh.
+    ///
+    /// # Errors
+    /// A bug of ours.
+    pub fn local(&self) -> Result<Cow<'_, Elaborated>, Failure> {
+        sharding::shard(&self.elaborated).map_err(internal)
+    }
+}
+
+/// The plan of a spec before anything is lowered: every step, buffer and collective, no kernel
+/// texts.
+///
+/// # Errors
+/// A bug of ours.
+pub fn sketch(checked: &Checked) -> Result<Plan, Failure> {
+    let local = checked.local()?;
+    let mut program = perilune_compiler::import::import(&local.name, &local.graphs());
+    perilune_compiler::compile::optimize(&mut program);
+    let sketch = perilune_compiler::compile::sketch(&program, Target::Cpu);
+    Ok(sketch.map_err(internal)?.0)
 }
 
 /// Elaborates and compiles for the CPU.
@@ -156,7 +206,7 @@ fn internal_below(folder: &Path, error: &InternalError) -> Failure {
 /// A runtime error as a failure: what data can cause is the user's, the rest is ours.
 pub fn runtime(error: RuntimeError) -> Failure {
     let exit = match &error {
-        RuntimeError::Target { .. } => Exit::Integrity,
+        RuntimeError::Target { .. } | RuntimeError::Mesh { .. } => Exit::Integrity,
         RuntimeError::Host { .. } | RuntimeError::Memory { .. } => Exit::Environment,
         RuntimeError::NonFinite { .. } => Exit::NonFinite,
         RuntimeError::MissingFeed { .. }

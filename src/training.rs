@@ -297,9 +297,11 @@ struct Given<'a> {
 }
 
 fn run(session: &mut Session, name: &str, given: &Given<'_>) -> Result<Fetches, Failure> {
-    let feeds = &entry(session, name)?.feeds;
+    let mesh = &session.plan().mesh;
+    let feeds = entry(session, name)?.feeds.iter();
+    let asked = feeds.filter(|decl| mesh.of_feed(&decl.name).is_none());
     let values: Result<Vec<(String, HostTensor)>, Failure> =
-        feeds.iter().map(|decl| Ok((decl.name.clone(), feed(decl, given)?))).collect();
+        asked.map(|decl| Ok((decl.name.clone(), feed(decl, given)?))).collect();
     let values = values?;
     let feeds: Vec<(&str, &HostTensor)> = values.iter().map(|(n, v)| (n.as_str(), v)).collect();
     session.run(name, &feeds).map_err(runtime)

@@ -29,7 +29,7 @@ pub fn write(session: &Session, path: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use perilune_plan::{DType, FORMAT_VERSION, Plan, TensorDecl};
+    use perilune_plan::{DType, FORMAT_VERSION, Mesh, Plan, TensorDecl};
     use perilune_runtime::Options;
     use perilune_runtime::io::weights::Weights;
 
@@ -40,6 +40,8 @@ mod tests {
             dtype: DType::f32,
             shape: vec![2],
             kind,
+            shard: None,
+            owner: None,
         };
         let tensors = vec![
             decl("w", TensorKind::Param),
@@ -50,6 +52,7 @@ mod tests {
             format: FORMAT_VERSION,
             name: "weights".into(),
             target: "cpu".into(),
+            mesh: Mesh::default(),
             tensors,
             kernels: Vec::new(),
             entries: Vec::new(),

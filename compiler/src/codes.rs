@@ -129,6 +129,10 @@ codes! {
     NO_GRADIENT = 507, "no-gradient", "The loss does not depend on this parameter, so it has no gradient (a warning); it keeps its value.\n\nWrong: a parameter that only feeds `TopK` indices.\nRight: a buffer, or a path from the parameter to the loss.";
     /// A metric under a name that is taken.
     RESERVED_METRIC = 508, "reserved-metric", "A step always gives `loss`, and `grad_norm` where something asks for it; a metric of the same name could not be told from it.\n\nWrong: `metrics: { \"loss\": \"ce\" }`\nRight: `metrics: { \"ce\": \"ce\" }`; the loss is recorded in any case.";
+    /// No such mesh axis.
+    UNKNOWN_AXIS = 509, "unknown-axis", "A mesh has the axes `dp` (ranks that take different parts of the batch) and `ep` (ranks that hold different experts); tensors are cut over these.\n\nWrong: `mesh: Mesh({ \"data\": 4 })`\nRight: `mesh: Mesh({ \"dp\": 4 })`";
+    /// The mesh does not divide something.
+    MESH_DOES_NOT_DIVIDE = 510, "mesh-does-not-divide", "Every rank of a mesh takes as many sequences of each micro-batch and holds as many experts as any other, so `dp · ep` divides the batch and `ep` the number of experts. A tensor is cut over one axis.\n\nWrong: `mesh: Mesh({ \"dp\": 2, \"ep\": 2 })` with batch = 6.\nRight: batch = 8.";
 }
 
 #[cfg(test)]

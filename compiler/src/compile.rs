@@ -15,6 +15,7 @@ use crate::lower::{Generated, Lowered, Target, lower_as, lower_generated, named}
 use crate::mlir::Mlir;
 use crate::plan;
 use crate::program::{Kernel, Program};
+use crate::sharding;
 use crate::stages;
 
 /// What the pipeline made on the way to a plan.
@@ -28,11 +29,13 @@ pub struct Compiled {
     pub plan: Plan,
 }
 
-/// Compiles every entry of a spec: `init`, `train_step`, `eval`, `forward`.
+/// Compiles every entry of a spec: `init`, `train_step`, `eval`, `forward`; on a mesh, those of one
+/// rank, which are those of every rank.
 ///
 /// # Errors
 /// A broken invariant: a bug of the compiler, not of the spec.
 pub fn compile(spec: &Elaborated, target: Target) -> Result<Compiled, InternalError> {
+    let spec = &*sharding::shard(spec)?;
     let graphs: Vec<&Graph> =
         [Some(&spec.init), spec.train_step.as_ref(), spec.eval.as_ref(), Some(&spec.forward)]
             .into_iter()

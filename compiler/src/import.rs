@@ -11,14 +11,17 @@ use indexmap::IndexMap;
 
 use crate::graph::{Graph, Node};
 use crate::ops::{KernelBuilder, Value};
-use crate::program::{Call, EntryArg, EntryFn, EntryResult, Kernel, Program, Slot, V};
+use crate::program::{
+    Call, EntryArg, EntryFn, EntryResult, Kernel, Program, ResultTarget, Slot, V,
+};
 use crate::types::Type;
 
 /// Imports graphs as the entries of one program.
 pub fn import(name: &str, graphs: &[&Graph]) -> Program {
     let mut kernels = Kernels::default();
     let entries = graphs.iter().map(|g| entry(g, &mut kernels)).collect();
-    Program { name: name.to_owned(), kernels: kernels.finish(), entries }
+    let mesh = graphs.first().map(|g| g.placement.mesh.clone()).unwrap_or_default();
+    Program { name: name.to_owned(), mesh, kernels: kernels.finish(), entries }
 }
 
 /// Kernels by structure, named in order of first use.
@@ -56,6 +59,8 @@ fn entry(graph: &Graph, kernels: &mut Kernels) -> EntryFn {
             name: input.name.clone(),
             ty: graph.ty(input.value).clone(),
             kind: input.kind,
+            shard: graph.placement.inputs.get(&input.name).cloned(),
+            owner: graph.placement.owners.get(&input.name).cloned(),
         });
     }
     let mut next = args.len() as u32;
@@ -69,19 +74,28 @@ fn entry(graph: &Graph, kernels: &mut Kernels) -> EntryFn {
             next += 1;
         }
         let args = operands.iter().map(|v| slots[v]).collect();
-        let nodes = vec![node.origin.path.clone()];
+        let first = node.results.first();
+        let nodes = first.and_then(|v| graph.placement.nodes.get(v)).cloned();
+        let nodes = nodes.unwrap_or_else(|| vec![node.origin.path.clone()]);
+        let decision = first.and_then(|v| graph.placement.decisions.get(v));
         calls.push(Call {
             kernel,
             args,
             first_result,
             nodes,
             epilogue: None,
-            decisions: Vec::new(),
+            only: first.and_then(|v| graph.placement.only.get(v)).cloned(),
+            decisions: decision.cloned().into_iter().collect(),
         });
     }
-    let results = graph.outputs.iter();
-    let results =
-        results.map(|(v, t)| EntryResult { value: slots[v], target: t.clone() }).collect();
+    let result = |(v, t): &(Value, ResultTarget)| {
+        let shard = match t {
+            ResultTarget::Fetch(name) => graph.placement.fetches.get(name).cloned(),
+            ResultTarget::Update(_) => None,
+        };
+        EntryResult { value: slots[v], target: t.clone(), shard }
+    };
+    let results = graph.outputs.iter().map(result).collect();
     EntryFn { name: graph.name.clone(), args, calls, results, layout: None }
 }
 

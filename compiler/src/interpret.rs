@@ -172,6 +172,7 @@ fn contract(dims: &ContractDims, operands: &[&Tensor], shape: &[u64]) -> Tensor 
 fn dialect_op(op: &DialectOp) -> Op {
     use crate::ops;
     match *op {
+        DialectOp::Collective(ref collective) => ops::Exchange(collective.clone()).into(),
         DialectOp::Attention { scale, causal } => ops::Attention { scale, causal }.into(),
         DialectOp::AttentionGrad { scale, causal } => ops::AttentionGrad { scale, causal }.into(),
         DialectOp::RaggedRows { transposed } => {

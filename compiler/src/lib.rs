@@ -29,6 +29,7 @@ pub mod mlir;
 pub mod ops;
 pub mod program;
 pub mod scalar;
+pub mod sharding;
 pub mod source;
 pub mod stages;
 pub mod syntax;

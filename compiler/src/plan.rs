@@ -52,6 +52,7 @@ pub fn build(
         format: plan::FORMAT_VERSION,
         name: program.name.clone(),
         target: target.name().to_owned(),
+        mesh: program.mesh.clone(),
         tensors: tensors.into_iter().collect(),
         kernels: cx.kernels,
         entries,
@@ -93,7 +94,8 @@ fn classify(kernel: &Kernel) -> Class<'_> {
             DialectOp::Attention { .. }
             | DialectOp::AttentionGrad { .. }
             | DialectOp::RaggedRows { .. }
-            | DialectOp::RaggedOuter => Some(Class::Dialect(d, i)),
+            | DialectOp::RaggedOuter
+            | DialectOp::Collective(_) => Some(Class::Dialect(d, i)),
             DialectOp::TopK { .. }
             | DialectOp::ArgSort { .. }
             | DialectOp::Histogram { .. }
@@ -123,7 +125,8 @@ fn persistent(program: &Program) -> Vec<plan::TensorDecl> {
         };
         if seen.insert(arg.name.as_str()) {
             let (dtype, shape) = (arg.ty.dtype, arg.ty.shape.clone());
-            tensors.push(plan::TensorDecl { name: arg.name.clone(), dtype, shape, kind });
+            let (name, shard, owner) = (arg.name.clone(), arg.shard.clone(), arg.owner.clone());
+            tensors.push(plan::TensorDecl { name, dtype, shape, kind, shard, owner });
         }
     }
     tensors
@@ -160,7 +163,7 @@ impl Planner<'_> {
                     attach(before, launch, rows)?;
                     before.nodes.extend(nodes);
                 }
-                (_, op, _) => steps.push(plan::Step { op, nodes }),
+                (_, op, _) => steps.push(plan::Step { op, nodes, only: call.only.clone() }),
             }
         }
         let fetches = buffers.results(entry, &mut steps, &mut self.nodes);
@@ -169,6 +172,7 @@ impl Planner<'_> {
             name: a.name.clone(),
             dtype: a.ty.dtype,
             shape: a.ty.shape.clone(),
+            shard: a.shard.clone(),
         });
         Ok(plan::Entry {
             name: entry.name.clone(),
@@ -251,7 +255,8 @@ fn attach(before: &mut plan::Step, launch: plan::Launch, rows: u64) -> Result<()
         plan::StepOp::Launch(_)
         | plan::StepOp::Attention(_)
         | plan::StepOp::AttentionGrad(_)
-        | plan::StepOp::Copy { .. } => {
+        | plan::StepOp::Copy { .. }
+        | plan::StepOp::Collective(_) => {
             return Err(broken("an epilogue follows something that is not a contraction"));
         }
     };
@@ -330,7 +335,8 @@ impl Buffers {
             match &result.target {
                 ResultTarget::Fetch(name) => {
                     let shape = self.types[result.value.0 as usize].shape.clone();
-                    fetches.push(plan::FetchDecl { name: name.clone(), shape, buffer: from });
+                    let (name, shard) = (name.clone(), result.shard.clone());
+                    fetches.push(plan::FetchDecl { name, shape, buffer: from, shard });
                 }
                 ResultTarget::Update(name) => {
                     let Some(home) = homes.get(name.as_str()) else { continue };
@@ -342,6 +348,7 @@ impl Buffers {
                         copies.push(plan::Step {
                             op: plan::StepOp::Copy { src: from, dst: to },
                             nodes: vec![node],
+                            only: entry.args[*home].owner.clone(),
                         });
                     }
                 }

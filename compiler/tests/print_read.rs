@@ -11,11 +11,13 @@ use perilune_compiler::program::print::print;
 use perilune_compiler::program::read::read;
 use perilune_compiler::program::verify::verify;
 use perilune_compiler::program::{
-    ArgKind, Call, Combine, ContractDims, Decision, DialectOp, EntryArg, EntryFn, EntryResult,
-    Generic, Kernel, KernelOp, Layout, OpKind, Place, Program, Reason, ResultTarget, Rule, Slot, V,
+    ArgKind, Call, Collective, CollectiveKind, Combine, ContractDims, Decision, DialectOp,
+    EntryArg, EntryFn, EntryResult, Generic, Kernel, KernelOp, Layout, OpKind, Place, Program,
+    Reason, ResultTarget, Rule, Slot, V,
 };
 use perilune_compiler::scalar::{Binary, Body, Cmp, S, ScalarOp, Unary};
 use perilune_compiler::types::{DType, Type};
+use perilune_plan::Only;
 use proptest::prelude::*;
 
 /// Numbers from a seed.
@@ -182,7 +184,7 @@ impl Make<'_> {
         let (f, i, r) = (self.rng.pick(&[DType::f32, DType::bf16]), DType::i32, DType::f32);
         let on = self.rng.below(2) == 0;
         let n = self.rng.below(4) as u64;
-        let (op, operands, results) = match self.rng.below(9) {
+        let (op, operands, results) = match self.rng.below(10) {
             0 => (
                 DialectOp::TopK { k: 2 },
                 vec![ty(f, &[n, 3])],
@@ -213,6 +215,7 @@ impl Make<'_> {
                 vec![ty(f, &[n, 3]), ty(f, &[n, 4]), ty(i, &[3])],
                 vec![ty(f, &[2, 3, 4])],
             ),
+            9 => self.collective(n),
             which => {
                 let (scale, causal) = (0.1f64.to_bits(), on);
                 let read = vec![ty(f, &[1, n, 2, 3]), ty(f, &[1, 3, 1, 3]), ty(f, &[1, 3, 1, 2])];
@@ -229,6 +232,36 @@ impl Make<'_> {
         };
         let operands = operands.iter().map(|ty| self.value(ty.dtype, &ty.shape)).collect();
         self.push(OpKind::Dialect(op), operands, results);
+    }
+
+    /// A collective of some ranks with its operands and results.
+    fn collective(&mut self, n: u64) -> (DialectOp, Vec<Type>, Vec<Type>) {
+        let ty = |dtype: DType, shape: &[u64]| Type::new(dtype, shape);
+        let (f, i, ranks) = (self.rng.pick(&[DType::f32, DType::bf16]), DType::i32, n + 1);
+        let (values, counts) = (vec![ty(f, &[n, 3]), ty(f, &[])], ty(i, &[2 * ranks]));
+        let rows = |more: &[Type]| [more, &[counts.clone(), counts.clone()]].concat();
+        let routed = vec![ty(f, &[5, 3])];
+        let (kind, operands, results) = match self.rng.below(8) {
+            0 => (CollectiveKind::AllReduce(Combine::Max), values.clone(), values),
+            1 => (CollectiveKind::Reduce(Combine::Sum), values.clone(), values),
+            2 => (CollectiveKind::Broadcast, values.clone(), values),
+            3 => {
+                let whole = vec![ty(f, &[n, 3 * ranks])];
+                (CollectiveKind::AllGather { dim: 1 }, vec![ty(f, &[n, 3])], whole)
+            }
+            4 => (CollectiveKind::ExchangeCounts, vec![counts.clone()], vec![counts.clone()]),
+            5 => (CollectiveKind::Dispatch { rows: 5 }, rows(&[ty(f, &[n, 3])]), routed),
+            6 => (CollectiveKind::Combine { rows: 5 }, rows(&[ty(f, &[n, 3])]), routed),
+            _ => {
+                let tokens = [ty(f, &[n, 3]), ty(i, &[2 * n])];
+                (CollectiveKind::DispatchTokens { rows: 5, per_token: 2 }, rows(&tokens), routed)
+            }
+        };
+        let axes = self.rng.pick(&[&[0][..], &[1], &[0, 1]]).to_vec();
+        let rooted = matches!(kind, CollectiveKind::Reduce(_) | CollectiveKind::Broadcast);
+        let roots = if rooted { vec![0, n] } else { Vec::new() };
+        let op = DialectOp::Collective(Collective { kind, axes, ranks, roots });
+        (op, operands, results)
     }
 
     fn generic(&mut self) {
@@ -387,6 +420,11 @@ fn product_and_follower() -> [Kernel; 2] {
     [product, kernel("follower", vec![ty([6, 8])], follower)]
 }
 
+fn some_ranks(rng: &mut Rng) -> Option<Only> {
+    let text = rng.pick(&[None, Some("1 of 0"), Some("4 of 0,1")]);
+    text.map(|text| text.parse().expect("ranks"))
+}
+
 fn random_program(seed: u64) -> Program {
     let rng = &mut Rng(seed);
     let names = ["map_0", "0 odd \"name\"", "x.y"];
@@ -397,7 +435,10 @@ fn random_program(seed: u64) -> Program {
         for ty in &kernel.params {
             let kind = rng.pick(&[ArgKind::Param, ArgKind::Buffer, ArgKind::State, ArgKind::Feed]);
             let name = format!("layers.{}.w/{k} \\ é", entry.args.len());
-            entry.args.push(EntryArg { name, ty: ty.clone(), kind });
+            let shard = rng.pick(&[None, Some("0 over 1"), Some("1 over 0,1 in 3")]);
+            let shard = shard.map(|text| text.parse().expect("a shard"));
+            let owner = some_ranks(rng);
+            entry.args.push(EntryArg { name, ty: ty.clone(), kind, shard, owner });
         }
     }
     let mut next = entry.args.len() as u32;
@@ -415,12 +456,21 @@ fn random_program(seed: u64) -> Program {
             next += kernel.results.len() as u32;
             let decisions = (0..rng.below(3)).map(|_| random_decision(rng)).collect();
             let kernel = k as u32;
-            entry.calls.push(Call { kernel, args, first_result, nodes, epilogue, decisions });
+            let only = some_ranks(rng);
+            entry.calls.push(Call { kernel, args, first_result, nodes, epilogue, only, decisions });
         }
     }
     entry.results = vec![
-        EntryResult { value: Slot(next - 1), target: ResultTarget::Fetch("loss".into()) },
-        EntryResult { value: Slot(0), target: ResultTarget::Update("layers.0.w".into()) },
+        EntryResult {
+            value: Slot(next - 1),
+            target: ResultTarget::Fetch("loss".into()),
+            shard: Some("0 over 0".parse().expect("a shard")),
+        },
+        EntryResult {
+            value: Slot(0),
+            target: ResultTarget::Update("layers.0.w".into()),
+            shard: None,
+        },
     ];
     if rng.below(2) == 0 {
         let args = entry.args.len() as u32;
@@ -429,7 +479,8 @@ fn random_program(seed: u64) -> Program {
         entry.layout = Some(Layout { places, arena_bytes: 1 << 40 });
     }
     let forward = EntryFn { name: "forward".into(), ..EntryFn::default() };
-    Program { name: "toy/\"train\"".into(), kernels, entries: vec![entry, forward] }
+    let mesh = rng.pick(&["", "dp=2,ep=3"]).parse().expect("a mesh");
+    Program { name: "toy/\"train\"".into(), mesh, kernels, entries: vec![entry, forward] }
 }
 
 proptest! {

@@ -72,11 +72,12 @@ pub struct Part {
     pub arguments: Vec<Argument>,
 }
 
-/// The launches that do a step, in order; none for a launch, which already is one. `dtype` is a
-/// buffer's element type, `elems` its extent. An epilogue is a launch of its own and not here.
+/// The launches that do a step, in order; none for a launch, which already is one, and none for a
+/// collective. `dtype` is a buffer's element type, `elems` its extent. An epilogue is a launch of its
+/// own and not here.
 pub fn parts(op: &StepOp, buffer: &dyn Fn(u32) -> (DType, u64)) -> Vec<Part> {
     match op {
-        StepOp::Launch(_) => Vec::new(),
+        StepOp::Launch(_) | StepOp::Collective(_) => Vec::new(),
         StepOp::Contract(c) => vec![contract(c, buffer)],
         StepOp::Ragged(r) => vec![ragged(r, buffer)],
         StepOp::Attention(a) => attention(a, buffer),

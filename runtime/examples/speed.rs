@@ -5,7 +5,7 @@
 
 use perilune_plan::{
     Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, FORMAT_VERSION,
-    HeadsView, Loop, Place, Plan, Step, StepOp, View,
+    HeadsView, Loop, Mesh, Place, Plan, Step, StepOp, View,
 };
 use perilune_runtime::{Options, RuntimeError, Session};
 
@@ -38,12 +38,13 @@ fn plan(elems: &[u64], op: StepOp) -> Plan {
         fetches: Vec::new(),
         arena_bytes,
         buffers,
-        steps: vec![Step { op, nodes: vec![0] }],
+        steps: vec![Step { op, nodes: vec![0], only: None }],
     };
     Plan {
         format: FORMAT_VERSION,
         name: "speed".to_owned(),
         target: "cpu".to_owned(),
+        mesh: Mesh::default(),
         tensors: Vec::new(),
         kernels: Vec::new(),
         entries: vec![entry],

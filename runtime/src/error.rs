@@ -26,6 +26,22 @@ pub enum RuntimeError {
         /// The device asked for.
         device: &'static str,
     },
+    /// The plan is for another number of ranks.
+    #[error("the plan is for {ranks} ranks ({}), this job has {found}", mesh_text(mesh))]
+    Mesh {
+        /// The plan's mesh.
+        mesh: String,
+        /// Its ranks.
+        ranks: u64,
+        /// Ranks of the job.
+        found: u32,
+    },
+    /// A tensor that cannot be cut, or parts that do not fit together.
+    #[error("a tensor and its parts do not fit: {what}")]
+    Shard {
+        /// What does not.
+        what: String,
+    },
     /// The host processor cannot be used.
     #[error("this processor cannot be used: {what}")]
     Host {
@@ -81,6 +97,14 @@ pub enum RuntimeError {
     UnknownTensor {
         /// The name asked for.
         name: String,
+    },
+    /// This rank holds nothing of the tensor.
+    #[error("rank {rank} does not hold the tensor `{name}`")]
+    Elsewhere {
+        /// The tensor.
+        name: String,
+        /// The rank.
+        rank: u32,
     },
     /// A value for a persistent tensor has another type.
     #[error("tensor `{name}` is {expected}, got {found}")]
@@ -192,6 +216,11 @@ fn way_out(target: &str) -> &'static str {
         _ if target.starts_with("sm_") => "run it on `ptx-vm`, or compile for `cpu`",
         _ => "compile for `cpu` or `sm_90a`",
     }
+}
+
+/// A mesh in words.
+fn mesh_text(mesh: &str) -> &str {
+    if mesh.is_empty() { "no mesh" } else { mesh }
 }
 
 fn list(findings: &[Finding]) -> String {

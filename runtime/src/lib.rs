@@ -15,13 +15,14 @@
 //! A kernel's text is machine code in waiting: running a plan means trusting whoever wrote it as
 //! one trusts a shared library.
 
-pub mod comm;
 pub mod device;
+pub mod comm;
 pub mod io;
 pub mod data;
 mod error;
 pub mod profile;
 mod session;
+pub mod shards;
 mod tensor;
 
 pub use device::DeviceKind;

@@ -1,18 +1,29 @@
-//! A session: one plan, bound to a device, with the tensors that outlive its steps.
+//! A session: one plan, bound to a device and to a place among the ranks, with the tensors that
+//! outlive its steps.
 //!
 //! # Invariants
 //! - Everything a run touches is laid out and bounded when the session is made.
 //! - Persistent tensors are shared by all entries; the arena is too, and holds nothing between runs.
-//! - Feeds are copied in and checked against their declarations before the first step.
+//! - Feeds are copied in and checked against their declarations before the first step; a rank's
+//!   coordinates in the mesh are feeds that the session gives by itself.
+//! - Collectives pass between devices through the host's memory.
+
+mod collective;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use perilune_plan::{Buffer, DType, Entry, FetchDecl, Place, Plan, StepOp};
+use perilune_plan::{
+    Buffer, Collective, DType, Entry, FetchDecl, Place, Plan, Step, StepOp, TensorDecl,
+};
+
+use self::collective::{Bytes, Exchange, Failed};
+use crate::comm::{self, Communicator, Single, Site};
 
 use crate::device::cpu::memory::ALIGNMENT;
 use crate::device::{self, Device, DeviceKind, Piece, StepFailure, Storage};
-use crate::profile::{Profile, Slice};
+use crate::profile::{Counts, Profile, Slice};
+use crate::shards;
 use crate::tensor::{byte_count, type_name};
 use crate::{HostTensor, KernelFindings, RuntimeError};
 
@@ -74,16 +85,19 @@ impl Fetches {
 }
 
 /// Where the values lie that an entry exchanges with its caller.
-struct Exchange {
+struct Exchanged {
     feeds: Vec<Piece>,
     fetches: Vec<Piece>,
+    /// Where each buffer lies.
+    places: Vec<Piece>,
 }
 
-/// One plan on one device.
+/// One plan on one device, as one rank of its mesh.
 pub struct Session {
     device: Box<dyn Device>,
+    comm: Box<dyn Communicator>,
     /// By entry.
-    exchanges: Vec<Exchange>,
+    exchanges: Vec<Exchanged>,
     memory: MemoryUse,
     tensors: Vec<Piece>,
     tensor_index: BTreeMap<String, usize>,
@@ -94,14 +108,34 @@ pub struct Session {
 }
 
 impl Session {
-    /// Compiles the plan's kernels, lays out its memory and binds its entries. Persistent tensors
-    /// start as zeros.
+    /// A session of a plan for one rank; see [`Session::on_rank`].
     ///
     /// # Errors
-    /// A plan that breaks its rules, a kernel that does not compile, a step that reaches outside
-    /// its buffers, too little memory.
+    /// Those of [`Session::on_rank`].
     pub fn new(plan: Plan, options: Options) -> Result<Session, RuntimeError> {
-        let tensor_sizes = plan.tensors.iter().map(|t| byte_count(t.dtype, &t.shape));
+        Session::on_rank(plan, options, Box::new(Single::default()))
+    }
+
+    /// Compiles the plan's kernels, lays out its memory and binds its entries, as the rank of its
+    /// mesh that the communicator is. Persistent tensors start as zeros.
+    ///
+    /// # Errors
+    /// A plan that breaks its rules or is for another number of ranks, a kernel that does not
+    /// compile, a step that reaches outside its buffers, too little memory.
+    pub fn on_rank(
+        plan: Plan,
+        options: Options,
+        comm: Box<dyn Communicator>,
+    ) -> Result<Session, RuntimeError> {
+        if plan.mesh.ranks() != u64::from(comm.size()) {
+            let (mesh, ranks) = (plan.mesh.to_string(), plan.mesh.ranks());
+            return Err(RuntimeError::Mesh { mesh, ranks, found: comm.size() });
+        }
+        let held = |tensor: &TensorDecl| plan.mesh.among(comm.rank(), tensor.owner.as_ref());
+        let tensor_sizes = plan.tensors.iter().map(|t| match held(t) {
+            true => byte_count(t.dtype, &t.shape),
+            false => Some(0),
+        });
         let (tensors, tensor_bytes) = lay_out(Storage::Tensors, tensor_sizes)?;
         let all_feeds = plan.entries.iter().flat_map(|entry| &entry.feeds);
         let feed_sizes = all_feeds.map(|feed| byte_count(feed.dtype, &feed.shape));
@@ -114,15 +148,24 @@ impl Session {
         let mut feeds = feeds.into_iter();
         for entry in &plan.entries {
             let feeds: Vec<Piece> = feeds.by_ref().take(entry.feeds.len()).collect();
-            let places = Places { plan: &plan, entry, tensors: &tensors, feeds: &feeds }.all()?;
-            device.bind(&plan, entry, &places).map_err(|refused| RuntimeError::Step {
+            let rank = comm.rank();
+            let places =
+                Places { plan: &plan, entry, tensors: &tensors, feeds: &feeds, rank }.all()?;
+            let runs = |step: &Step| plan.mesh.among(rank, step.only.as_ref());
+            device.bind(&plan, entry, (&places, &runs)).map_err(|refused| RuntimeError::Step {
                 entry: entry.name.clone(),
                 step: refused.step,
                 node: first_node(&plan, entry, refused.step),
                 what: refused.what,
             })?;
             let fetches = fetch_pieces(entry, &places)?;
-            exchanges.push(Exchange { feeds, fetches });
+            for (feed, piece) in entry.feeds.iter().zip(&feeds) {
+                if let Some(axes) = plan.mesh.of_feed(&feed.name) {
+                    let at = plan.mesh.coordinate(comm.rank(), &axes) as i32;
+                    device.write(*piece, &at.to_ne_bytes())?;
+                }
+            }
+            exchanges.push(Exchanged { feeds, fetches, places });
         }
         // Binding has bounded every reach and names the node; this adds the plan's own rules.
         plan.verify()?;
@@ -130,6 +173,7 @@ impl Session {
             plan.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(Session {
             device,
+            comm,
             exchanges,
             memory,
             tensors,
@@ -198,7 +242,7 @@ impl Session {
         given: &[(&str, &HostTensor)],
     ) -> Result<(), RuntimeError> {
         let entry = &self.plan.entries[index];
-        check_feeds(entry, given)?;
+        check_feeds(&self.plan, entry, given)?;
         for (name, value) in given {
             let Some(i) = entry.feeds.iter().position(|feed| feed.name == *name) else { continue };
             self.device.write(self.exchanges[index].feeds[i], value.bytes())?;
@@ -207,13 +251,10 @@ impl Session {
     }
 
     fn run_steps(&mut self, index: usize) -> Result<(), RuntimeError> {
-        let entry = &self.plan.entries[index];
-        for i in 0..entry.steps.len() {
+        for i in 0..self.plan.entries[index].steps.len() {
             let begin = self.options.profile.then(Instant::now);
-            let counts = self
-                .device
-                .run(index, i, begin.is_some())
-                .map_err(|failure| failed(&self.plan, (entry, i), failure))?;
+            let counts = self.run_step(index, i, begin.is_some())?;
+            let entry = &self.plan.entries[index];
             if let Some(begin) = begin {
                 let mut slice = describe(&self.plan, entry, i);
                 slice.duration_ns = begin.elapsed().as_nanos() as u64;
@@ -223,6 +264,42 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    fn run_step(
+        &mut self,
+        index: usize,
+        step: usize,
+        measure: bool,
+    ) -> Result<Option<Counts>, RuntimeError> {
+        let entry = &self.plan.entries[index];
+        if !self.plan.mesh.among(self.comm.rank(), entry.steps[step].only.as_ref()) {
+            return Ok(None);
+        }
+        let ran = match &entry.steps[step].op {
+            StepOp::Collective(collective) => {
+                let node = first_node(&self.plan, entry, step);
+                let name = collective.kind.name();
+                let site = Site { entry: &entry.name, step, name, node: &node };
+                let buffers = (&entry.buffers[..], &self.exchanges[index].places[..]);
+                let group = self.plan.mesh.group(self.comm.rank(), &collective.axes);
+                let comm = self.comm.as_mut();
+                let exchange = Exchange { comm, site, group: &group };
+                run_collective(exchange, collective, (self.device.as_mut(), buffers)).map(|()| None)
+            }
+            StepOp::Launch(_)
+            | StepOp::Contract(_)
+            | StepOp::Ragged(_)
+            | StepOp::Attention(_)
+            | StepOp::AttentionGrad(_)
+            | StepOp::Copy { .. } => {
+                self.device.run(index, step, measure).map_err(|failure| Stopped::Step(failure))
+            }
+        };
+        ran.map_err(|stopped| match stopped {
+            Stopped::Step(failure) => failed(&self.plan, (entry, step), failure),
+            Stopped::Error(error) => error,
+        })
     }
 
     fn read_fetches(&self, index: usize) -> Result<Fetches, RuntimeError> {
@@ -246,14 +323,17 @@ impl Session {
         Ok(Fetches { values })
     }
 
-    /// The value of a persistent tensor.
+    /// The value of a persistent tensor, or of the part of it that this rank holds.
     ///
     /// # Errors
-    /// [`RuntimeError::UnknownTensor`].
+    /// [`RuntimeError::UnknownTensor`], [`RuntimeError::Elsewhere`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor, RuntimeError> {
         let unknown = || RuntimeError::UnknownTensor { name: name.to_owned() };
         let index = *self.tensor_index.get(name).ok_or_else(unknown)?;
         let decl = &self.plan.tensors[index];
+        if !self.holds(decl) {
+            return Err(RuntimeError::Elsewhere { name: name.to_owned(), rank: self.rank() });
+        }
         let data = self.device.read(self.tensors[index])?;
         HostTensor::from_bytes(decl.dtype, &decl.shape, data)
     }
@@ -261,7 +341,7 @@ impl Session {
     /// Sets a persistent tensor; dtype and shape must be the plan's.
     ///
     /// # Errors
-    /// [`RuntimeError::UnknownTensor`], [`RuntimeError::TensorType`].
+    /// [`RuntimeError::UnknownTensor`], [`RuntimeError::Elsewhere`], [`RuntimeError::TensorType`].
     pub fn set_tensor(&mut self, name: &str, value: &HostTensor) -> Result<(), RuntimeError> {
         let unknown = || RuntimeError::UnknownTensor { name: name.to_owned() };
         let index = *self.tensor_index.get(name).ok_or_else(unknown)?;
@@ -273,8 +353,112 @@ impl Session {
                 found: value.type_name(),
             });
         }
+        if !self.holds(decl) {
+            return Err(RuntimeError::Elsewhere { name: name.to_owned(), rank: self.rank() });
+        }
         self.device.write(self.tensors[index], value.bytes())
     }
+
+    /// Whether this rank holds a tensor or a part of it.
+    pub fn holds(&self, decl: &TensorDecl) -> bool {
+        self.plan.mesh.among(self.comm.rank(), decl.owner.as_ref())
+    }
+
+    /// The rank of the mesh that this session is.
+    pub fn rank(&self) -> u32 {
+        self.comm.rank()
+    }
+
+    /// What carries this rank's bytes to the others.
+    pub fn communicator(&mut self) -> &mut dyn Communicator {
+        self.comm.as_mut()
+    }
+
+    /// The whole of a persistent tensor, of which each rank holds a part. Every rank calls this for
+    /// the same tensors in the same order.
+    ///
+    /// # Errors
+    /// [`RuntimeError::UnknownTensor`], and what happens between the ranks.
+    pub fn whole_tensor(&mut self, name: &str) -> Result<HostTensor, RuntimeError> {
+        let part = self.shared_part(name)?;
+        let Some(shard) = self.decl(name)?.shard.clone() else { return Ok(part) };
+        let group = self.plan.mesh.group(self.comm.rank(), &shard.axes);
+        let mut pieces = vec![vec![0u8; part.bytes().len()]; group.len()];
+        let mut places: Vec<&mut [u8]> = pieces.iter_mut().map(Vec::as_mut_slice).collect();
+        let site = Site { entry: "tensors", step: 0, name: "all_gather", node: name };
+        comm::all_gather(self.comm.as_mut(), &site, &group, part.bytes(), &mut places)?;
+        let tensor = |data| HostTensor::from_bytes(part.dtype(), part.shape(), data);
+        let parts = pieces.into_iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
+        shards::join(&parts, &shard)
+    }
+
+    /// This rank's part of a tensor, from its owner where it is not itself.
+    fn shared_part(&mut self, name: &str) -> Result<HostTensor, RuntimeError> {
+        let decl = self.decl(name)?.clone();
+        let Some(owner) = &decl.owner else { return self.tensor(name) };
+        let mut data = match self.holds(&decl) {
+            true => self.tensor(name)?.bytes().to_vec(),
+            false => vec![0; byte_count(decl.dtype, &decl.shape).unwrap_or(0) as usize],
+        };
+        let group = self.plan.mesh.group(self.comm.rank(), &owner.axes);
+        let root = group.get(owner.at as usize).copied().unwrap_or(0);
+        let site = Site { entry: "tensors", step: 0, name: "broadcast", node: name };
+        comm::broadcast(self.comm.as_mut(), &site, (&group, root), &mut data)?;
+        HostTensor::from_bytes(decl.dtype, &decl.shape, data)
+    }
+
+    /// Sets this rank's part of a persistent tensor from all of it, if it holds one.
+    ///
+    /// # Errors
+    /// [`RuntimeError::UnknownTensor`], [`RuntimeError::Shard`], [`RuntimeError::TensorType`].
+    pub fn set_whole_tensor(&mut self, name: &str, whole: &HostTensor) -> Result<(), RuntimeError> {
+        if !self.holds(self.decl(name)?) {
+            return Ok(());
+        }
+        match &self.decl(name)?.shard {
+            None => self.set_tensor(name, whole),
+            Some(shard) => {
+                let part = shards::part(whole, shard, (&self.plan.mesh, self.comm.rank()))?;
+                self.set_tensor(name, &part)
+            }
+        }
+    }
+
+    fn decl(&self, name: &str) -> Result<&TensorDecl, RuntimeError> {
+        let unknown = || RuntimeError::UnknownTensor { name: name.to_owned() };
+        let index = *self.tensor_index.get(name).ok_or_else(unknown)?;
+        Ok(&self.plan.tensors[index])
+    }
+}
+
+/// Why a step did not come to its end.
+enum Stopped {
+    Step(StepFailure),
+    Error(RuntimeError),
+}
+
+/// Runs a collective on the buffers of a device.
+fn run_collective(
+    mut exchange: Exchange<'_>,
+    collective: &Collective,
+    (device, (buffers, places)): (&mut dyn Device, (&[Buffer], &[Piece])),
+) -> Result<(), Stopped> {
+    let error = Stopped::Error;
+    let place = |n: &u32| places[*n as usize];
+    let bytes = |n: &u32| -> Result<Bytes, RuntimeError> {
+        let dtype = buffers[*n as usize].dtype;
+        Ok(Bytes { dtype, data: device.read(place(n))? })
+    };
+    let send = collective.send.iter().map(bytes).collect::<Result<_, _>>().map_err(error)?;
+    let lengths: Vec<usize> = collective.receive.iter().map(|n| place(n).bytes as usize).collect();
+    let received = exchange.run(collective, send, &lengths).map_err(|failed| match failed {
+        Failed::Data(what) => Stopped::Step(StepFailure::Data(what)),
+        Failed::Comm(source) => error(source.into()),
+    })?;
+    for (n, bytes) in collective.receive.iter().zip(received) {
+        device.write(place(n), &bytes).map_err(error)?;
+    }
+    Ok(())
 }
 
 /// Aligned pieces of a storage, one after the other, and their total.
@@ -303,6 +487,7 @@ struct Places<'a> {
     entry: &'a Entry,
     tensors: &'a [Piece],
     feeds: &'a [Piece],
+    rank: u32,
 }
 
 impl Places<'_> {
@@ -336,6 +521,9 @@ impl Places<'_> {
             Place::Tensor(index) => {
                 let decl = self.plan.tensors.get(index as usize)?;
                 let piece = *self.tensors.get(index as usize)?;
+                if !self.plan.mesh.among(self.rank, decl.owner.as_ref()) {
+                    return Some(piece);
+                }
                 holds(buffer, decl.dtype, &decl.shape).then_some(piece)
             }
             Place::Feed(index) => {
@@ -383,11 +571,16 @@ fn failed(plan: &Plan, (entry, step): (&Entry, usize), failure: StepFailure) -> 
     }
 }
 
-fn check_feeds(entry: &Entry, given: &[(&str, &HostTensor)]) -> Result<(), RuntimeError> {
+fn check_feeds(
+    plan: &Plan,
+    entry: &Entry,
+    given: &[(&str, &HostTensor)],
+) -> Result<(), RuntimeError> {
     let place = |feed: &str| (entry.name.clone(), feed.to_owned());
+    let asked = || entry.feeds.iter().filter(|decl| plan.mesh.of_feed(&decl.name).is_none());
     for (i, (name, value)) in given.iter().enumerate() {
         let (entry_name, feed) = place(name);
-        let Some(decl) = entry.feeds.iter().find(|decl| decl.name == *name) else {
+        let Some(decl) = asked().find(|decl| decl.name == *name) else {
             return Err(RuntimeError::UnknownFeed { entry: entry_name, feed });
         };
         if given[..i].iter().any(|(earlier, _)| earlier == name) {
@@ -402,7 +595,7 @@ fn check_feeds(entry: &Entry, given: &[(&str, &HostTensor)]) -> Result<(), Runti
             });
         }
     }
-    match entry.feeds.iter().find(|decl| !given.iter().any(|(name, _)| *name == decl.name)) {
+    match asked().find(|decl| !given.iter().any(|(name, _)| *name == decl.name)) {
         None => Ok(()),
         Some(missing) => {
             let (entry, feed) = place(&missing.name);
@@ -456,6 +649,11 @@ fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
             ("attention_grad".to_owned(), product([2, logits(s), dims]), touched)
         }
         StepOp::Copy { src, .. } => ("copy".to_owned(), 0, bytes(*src).saturating_mul(2)),
+        StepOp::Collective(c) => {
+            let buffers = c.send.iter().chain(&c.receive);
+            let touched = buffers.fold(0u64, |n, buffer| n.saturating_add(bytes(*buffer)));
+            (c.kind.name().to_owned(), 0, touched)
+        }
     };
     let epilogue = match &step.op {
         StepOp::Contract(c) => c.epilogue.as_ref(),
@@ -463,7 +661,8 @@ fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
         StepOp::Launch(_)
         | StepOp::Attention(_)
         | StepOp::AttentionGrad(_)
-        | StepOp::Copy { .. } => None,
+        | StepOp::Copy { .. }
+        | StepOp::Collective(_) => None,
     };
     let follows = epilogue.and_then(|e| plan.kernels.get(e.launch.kernel as usize));
     let (kernel, flops, bytes) = match follows {

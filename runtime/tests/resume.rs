@@ -1,6 +1,6 @@
 //! A session's tensors go to disk and come back, or nothing is set.
 
-use perilune_plan::{DType, FORMAT_VERSION, Plan, TensorDecl, TensorKind};
+use perilune_plan::{DType, FORMAT_VERSION, Mesh, Plan, TensorDecl, TensorKind};
 use perilune_runtime::io::checkpoint::{DataCursor, Snapshot, Store};
 use perilune_runtime::{HostTensor, Options, RuntimeError, Session};
 
@@ -11,11 +11,14 @@ fn session(w: u64) -> Session {
         dtype,
         shape: shape.to_vec(),
         kind,
+        shard: None,
+        owner: None,
     };
     let plan = Plan {
         format: FORMAT_VERSION,
         name: "test".to_owned(),
         target: "cpu".to_owned(),
+        mesh: Mesh::default(),
         tensors: vec![
             decl("bias", DType::f32, &[2], TensorKind::Buffer),
             decl("w", DType::bf16, &[w, 2], TensorKind::Param),

@@ -56,12 +56,12 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let checked = args.spec.check()?;
     let text = match args.emit.as_str() {
         "spec" => spec(&checked),
-        "graph" => checked.elaborated.graphs().iter().map(ToString::to_string).collect(),
+        "graph" => checked.local()?.graphs().iter().map(ToString::to_string).collect(),
         emit => {
             let stage = emit.strip_prefix("mlir:").unwrap_or(emit);
             let kernels = KernelStage::named(stage);
             let last = STAGES.len() - 1;
-            let program = program(&checked, stages::position(stage).unwrap_or(last));
+            let program = program(&checked, stages::position(stage).unwrap_or(last))?;
             match kernels {
                 Some(stage) => kernel_texts(&Mlir::new(), &program, stage, target)?,
                 None => print(&program),
@@ -88,11 +88,11 @@ fn spec(checked: &Checked) -> String {
 }
 
 /// The program at a stage.
-fn program(checked: &Checked, stage: usize) -> Program {
-    let graphs = checked.elaborated.graphs();
-    let mut program = import(&checked.elaborated.name, &graphs);
+fn program(checked: &Checked, stage: usize) -> Result<Program, Failure> {
+    let local = checked.local()?;
+    let mut program = import(&local.name, &local.graphs());
     stages::advance(&mut program, 0, stage);
-    program
+    Ok(program)
 }
 
 fn plan(console: &Console, args: &Args, target: Target) -> Result<Exit, Failure> {

@@ -9,9 +9,10 @@ use super::spec_args::SpecArgs;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
 use crate::number::{bytes, four_digits, grouped};
-use crate::pipeline::Checked;
+use crate::pipeline::{self, Checked};
 use crate::render;
 use crate::summary::{self, Summary};
+use crate::{collectives, training};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -24,6 +25,7 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let checked = args.spec.check()?;
     let figures = summary::summarize(&checked.elaborated.forward);
     let state = state_bytes(&checked);
+    let ranks = rank(&checked)?;
     if console.json {
         let mut value = render::json(&checked.warnings, &checked.sources);
         let figures = serde_json::to_value(&figures);
@@ -33,6 +35,13 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         }
         value["name"] = json!(checked.elaborated.name);
         value["state_bytes"] = json!(state);
+        if let Some(rank) = &ranks {
+            value["mesh"] = json!({
+                "axes": rank.mesh, "ranks": rank.ranks, "tensor_bytes": rank.tensors,
+                "arena_bytes": rank.arena, "collectives": rank.collectives,
+                "collective_bytes": rank.sent,
+            });
+        }
         console.json(&value);
     } else {
         if !checked.warnings.list().is_empty() {
@@ -40,9 +49,54 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         }
         let inputs = &checked.elaborated.forward.inputs;
         let over_tokens = inputs.iter().any(|i| i.kind == ArgKind::Feed && i.name == "tokens");
-        console.data(&table(&checked.elaborated.name, &figures, state, over_tokens));
+        let mut text = table(&checked.elaborated.name, &figures, state, over_tokens);
+        text += &ranks.map_or(String::new(), |rank| rank.table());
+        console.data(&text);
     }
     Ok(Exit::Ok)
+}
+
+/// What one rank of a mesh holds and sends in a step.
+struct Rank {
+    mesh: String,
+    ranks: u64,
+    tensors: u64,
+    arena: u64,
+    collectives: usize,
+    /// Bytes that the busiest rank sends at most.
+    sent: u64,
+}
+
+/// The figures of a rank, where there are several.
+fn rank(checked: &Checked) -> Result<Option<Rank>, Failure> {
+    if checked.elaborated.mesh.ranks() == 1 {
+        return Ok(None);
+    }
+    let plan = pipeline::sketch(checked)?;
+    let step = plan.entries.iter().find(|e| e.name == training::TRAIN_STEP);
+    let lines = step.map_or(Vec::new(), |entry| collectives::of_entry(&plan, entry));
+    Ok(Some(Rank {
+        mesh: plan.mesh.to_string(),
+        ranks: plan.mesh.ranks(),
+        tensors: plan.tensors.iter().map(|t| t.elems() * t.dtype.bytes()).sum(),
+        arena: plan.entries.iter().map(|e| e.arena_bytes).max().unwrap_or(0),
+        collectives: lines.len(),
+        sent: collectives::most_bytes(&lines),
+    }))
+}
+
+impl Rank {
+    fn table(&self) -> String {
+        let mut out = format!("on each of {} ranks ({})\n", grouped(self.ranks), self.mesh);
+        let mut row = |what: &str, value: String| {
+            let _ = writeln!(out, "  {what:<24}{value:>22}");
+        };
+        row("tensors", bytes(self.tensors));
+        row("arena", bytes(self.arena));
+        row("collectives a step", grouped(self.collectives as u64));
+        row("sent a step, at most", bytes(self.sent));
+        out
+    }
 }
 
 /// Bytes of optimizer state, where the spec is a training step.

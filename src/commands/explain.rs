@@ -18,6 +18,7 @@ use perilune_ptx_vm::{CODES, Explanation};
 use serde_json::{Value, json};
 
 use super::spec_args::pair;
+use crate::collectives::{self, Line};
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Checked};
@@ -26,7 +27,8 @@ use crate::pipeline::{self, Checked};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// An error code (E0203) or its name, a finding of the PTX VM (V1101) or its name, an op (Einsum), a
-    /// reason of fusion (F03), a node's path, or `decisions` for all
+    /// reason of fusion or sharding (F03), a node's path, `decisions` for all of them, or
+    /// `collectives` for what ranks exchange
     subject: String,
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
@@ -34,6 +36,9 @@ pub(crate) struct Args {
     /// Override a dim of the spec's model
     #[arg(long = "set", value_name = "DIM=VALUE", value_parser = pair, requires = "spec")]
     sets: Vec<(String, String)>,
+    /// Another mesh than the spec says: dp=2,ep=2
+    #[arg(long, value_name = "AXIS=RANKS,..", requires = "spec")]
+    mesh: Option<String>,
     /// What the spec is compiled for; on a GPU a node's kernels show their schedules
     #[arg(long, default_value = "cpu", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
     target: String,
@@ -42,7 +47,7 @@ pub(crate) struct Args {
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let subject = args.subject.trim();
     let (text, value) = if let Some(spec) = &args.spec {
-        let checked = pipeline::check_file(spec, &args.sets)?;
+        let checked = pipeline::check_file_on(spec, &args.sets, args.mesh.as_deref())?;
         node(subject, &checked, Target::named(&args.target).unwrap_or(Target::Cpu))?
     } else {
         let by_name = || codes::all().into_iter().find(|e| e.name == subject);
@@ -86,11 +91,15 @@ fn describe_finding(found: &Explanation) -> (String, Value) {
     (shown, json!({"version": 1, "code": code, "name": name, "text": text}))
 }
 
-/// What a decision of fusion with this code means, and how to see such decisions.
+/// What a decision with this code means, and how to see such decisions.
 fn describe_reason(reason: Reason) -> (String, Value) {
     let (code, words) = (reason.code(), reason.words());
+    let about = match code.starts_with('S') {
+        true => "Why a value that ranks share out is put together, or kernels are kept apart.",
+        false => "Why fusion let two kernels run together or kept them apart.",
+    };
     let text = format!(
-        "{code}: {words}\n\nWhy fusion let two kernels run together or kept them apart. \
+        "{code}: {words}\n\n{about} \
          `perilune explain decisions --spec SPEC` lists every decision with its numbers."
     );
     (text, json!({"version": 1, "code": code, "text": words}))
@@ -98,17 +107,18 @@ fn describe_reason(reason: Reason) -> (String, Value) {
 
 /// Where a node was written, what it is, and what was decided about it.
 fn node(subject: &str, checked: &Checked, target: Target) -> Result<(String, Value), Failure> {
-    let mut program = import(&checked.elaborated.name, &checked.elaborated.graphs());
+    let local = checked.local()?;
+    let mut program = import(&local.name, &local.graphs());
     compile::optimize(&mut program);
     let (plan, generated) = compile::sketch(&program, target).map_err(pipeline::internal)?;
-    let all = subject == "decisions";
+    let (all, exchanges) = (subject == "decisions", subject == "collectives");
     let about = |path: &str| {
         let rest = path.strip_prefix(subject);
         all || rest.is_some_and(|r| r.is_empty() || r.starts_with(['.', '/']))
     };
     let mut text = String::new();
     let mut nodes = Vec::new();
-    for graph in checked.elaborated.graphs().into_iter().filter(|_| !all) {
+    for graph in local.graphs().into_iter().filter(|_| !all && !exchanges) {
         for node in graph.nodes.values().filter(|n| about(&n.origin.path)) {
             let types: Vec<String> =
                 node.results.iter().map(|&v| graph.ty(v).to_string()).collect();
@@ -124,13 +134,24 @@ fn node(subject: &str, checked: &Checked, target: Target) -> Result<(String, Val
         }
     }
     let (lines, decided) = decisions(&program, &about);
-    if nodes.is_empty() && decided.is_empty() {
+    let concerned = |line: &Line| exchanges || line.nodes.iter().any(|n| about(n));
+    let entries = plan.entries.iter().filter(|_| !all);
+    let lines_of = entries.flat_map(|e| collectives::of_entry(&plan, e)).filter(concerned);
+    let exchanged: Vec<Line> = lines_of.collect();
+    if nodes.is_empty() && decided.is_empty() && exchanged.is_empty() && !exchanges {
         return Err(Failure::new(Exit::Usage, format!("the spec has no node `{subject}`"))
             .help("`perilune build SPEC --emit graph` shows the paths there are"));
     }
     text += &lines;
+    exchanged.iter().for_each(|line| {
+        let _ = writeln!(text, "{line}");
+    });
+    if exchanges && exchanged.is_empty() {
+        text += "one rank exchanges nothing\n";
+    }
     let schedules = schedules((&plan, &generated), &about, &mut text);
-    let value = json!({"version": 1, "nodes": nodes, "decisions": decided, "schedules": schedules});
+    let value = json!({"version": 1, "nodes": nodes, "decisions": decided, "schedules": schedules,
+        "collectives": exchanged.iter().map(Line::json).collect::<Vec<_>>()});
     Ok((text, value))
 }
 
@@ -171,7 +192,8 @@ fn schedules(
             | StepOp::Ragged(_)
             | StepOp::Attention(_)
             | StepOp::AttentionGrad(_)
-            | StepOp::Copy { .. } => None,
+            | StepOp::Copy { .. }
+            | StepOp::Collective(_) => None,
         })
         .collect();
     let mut list = Vec::new();

@@ -24,7 +24,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let checked = args.spec.check()?;
-    let graphs = checked.elaborated.graphs();
+    let local = checked.local()?;
+    let graphs = local.graphs();
     let graph = graphs.into_iter().find(|g| g.name == args.entry).ok_or_else(|| {
         Failure::input(format!("the spec has no `{}`", args.entry))
             .help("give a `Train(..)` spec, or --entry forward")

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use perilune_plan::{Entry, KernelDecl, Plan, PlanError, StepOp, TensorKind, container};
 use serde_json::{Value, json};
 
+use crate::collectives;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
 use crate::number::{bytes, grouped, rate};
@@ -70,7 +71,8 @@ fn launches(plan: &Plan) -> BTreeMap<u32, u64> {
             StepOp::Ragged(_)
             | StepOp::Attention(_)
             | StepOp::AttentionGrad(_)
-            | StepOp::Copy { .. } => None,
+            | StepOp::Copy { .. }
+            | StepOp::Collective(_) => None,
         };
         if let Some(launch) = epilogue {
             *count.entry(launch.kernel).or_default() += 1;
@@ -95,11 +97,20 @@ fn describe(plan: &Plan) -> String {
         String::new(),
         format!("{:<14}{:>8}{:>14}{:>8}{:>9}", "entry", "steps", "arena", "feeds", "fetches"),
     ];
+    if plan.mesh.ranks() > 1 {
+        lines.insert(1, format!("mesh        {} ({} ranks)", plan.mesh, plan.mesh.ranks()));
+    }
     lines.extend(plan.entries.iter().map(|entry| {
         let (steps, arena) = (grouped(entry.steps.len() as u64), bytes(entry.arena_bytes));
         let (feeds, fetches) = (entry.feeds.len(), entry.fetches.len());
         format!("{:<14}{steps:>8}{arena:>14}{feeds:>8}{fetches:>9}", entry.name)
     }));
+    let exchanged = plan.entries.iter().flat_map(|e| collectives::of_entry(plan, e));
+    let exchanged: Vec<String> = exchanged.map(|line| line.to_string()).collect();
+    if !exchanged.is_empty() {
+        lines.push(String::new());
+        lines.extend(exchanged);
+    }
     let count = launches(plan);
     lines.push(String::new());
     lines.push(format!("{:>9}{:>11}{:>12}  kernel", "launches", "flop", "bytes"));
@@ -119,6 +130,9 @@ fn plan_json(plan: &Plan) -> Value {
         "name": plan.name,
         "target": plan.target,
         "format": plan.format,
+        "mesh": plan.mesh.to_string(),
+        "collectives": plan.entries.iter().flat_map(|e| collectives::of_entry(plan, e))
+            .map(|line| line.json()).collect::<Vec<_>>(),
         "param_bytes": persistent(plan, TensorKind::Param),
         "buffer_bytes": persistent(plan, TensorKind::Buffer),
         "state_bytes": persistent(plan, TensorKind::State),

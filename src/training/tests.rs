@@ -1,7 +1,7 @@
 //! Tests of the loop on plans without steps: every fetch is a feed handed back.
 
 use super::*;
-use perilune_plan::{Buffer, FORMAT_VERSION, FetchDecl, Place, Plan};
+use perilune_plan::{Buffer, FORMAT_VERSION, FetchDecl, Mesh, Place, Plan};
 use perilune_runtime::Options;
 
 /// An entry whose fetches are its feeds, under other names.
@@ -15,6 +15,7 @@ fn echo(name: &str, feeds: &[(&str, DType, &[u64], &str)]) -> Entry {
                 name: name.into(),
                 dtype,
                 shape: shape.into(),
+                shard: None,
             })
             .collect(),
         fetches: feeds
@@ -24,6 +25,7 @@ fn echo(name: &str, feeds: &[(&str, DType, &[u64], &str)]) -> Entry {
                 name: fetch.into(),
                 shape: shape.into(),
                 buffer: i as u32,
+                shard: None,
             })
             .collect(),
         arena_bytes: 0,
@@ -53,6 +55,7 @@ fn session(loss_from: &str) -> Session {
         format: FORMAT_VERSION,
         name: "echo".into(),
         target: "cpu".into(),
+        mesh: Mesh::default(),
         tensors: Vec::new(),
         kernels: Vec::new(),
         entries: vec![echo(TRAIN_STEP, &feeds), echo(EVAL, &feeds)],

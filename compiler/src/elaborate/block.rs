@@ -448,6 +448,8 @@ impl Cx<'_, '_> {
         kind: TensorKind,
     ) -> Option<(usize, Value)> {
         let env = Rc::clone(&scope.env);
+        let mut shard: Vec<(String, u64)> =
+            tensor.shard.iter().map(|(axis, dim)| (axis.text.clone(), *dim)).collect();
         let ty = match &tensor.shape {
             ShapeSpec::Dims(dims, span) => {
                 let shape: Option<Vec<u64>> = dims.iter().map(|d| self.extent(&env, d)).collect();
@@ -456,6 +458,9 @@ impl Cx<'_, '_> {
             }
             ShapeSpec::Like(name) => {
                 let value = self.lookup(scope, &name.text, name.span)?;
+                if let Some((like, _)) = self.tensors.iter().find(|(_, v)| *v == value) {
+                    shard.clone_from(&like.shard);
+                }
                 self.ty(value).with_dtype(tensor.dtype)
             }
         };
@@ -465,7 +470,6 @@ impl Cx<'_, '_> {
             TensorKind::Param => tensor.group.as_ref().map_or(default, |g| g.text.as_str()),
             _ => "",
         };
-        let shard = tensor.shard.iter().map(|(axis, dim)| (axis.text.clone(), *dim)).collect();
         for (axis, dim) in &tensor.shard {
             if *dim as usize >= ty.ndim() {
                 let headline = format!("a tensor of {} dims has no dim {dim}", ty.ndim());

@@ -10,6 +10,7 @@ mod context;
 mod form_error;
 mod glob;
 mod init;
+mod mesh;
 mod metrics;
 mod model;
 mod nodes;
@@ -21,6 +22,7 @@ mod scope;
 mod train;
 
 use indexmap::IndexMap;
+use perilune_plan::Mesh;
 
 pub use scope::{Const, Init, Persistent};
 
@@ -49,6 +51,9 @@ pub struct Elaborated {
     pub tensors: Vec<Persistent>,
     /// The model's dims.
     pub dims: IndexMap<String, Const>,
+    /// The ranks that run it together: axes of more than one rank. The graphs say what all of them
+    /// compute together.
+    pub mesh: Mesh,
     /// What only a training step has.
     pub train: Option<TrainSettings>,
 }
@@ -60,6 +65,10 @@ pub struct TrainSettings {
     pub run: IndexMap<String, u64>,
     /// Mesh axes.
     pub mesh: IndexMap<String, u64>,
+    /// Stage of ZeRO: 0 to 2.
+    pub zero: u64,
+    /// Parts of the batch that sums are taken over before they are added up; 0: as the mesh cuts it.
+    pub reduction_slices: u64,
     /// Element types.
     pub precision: Precision,
     /// Micro-batches per step.
@@ -85,7 +94,7 @@ pub fn load_model(
     path: &str,
     sets: &[(String, String)],
 ) -> (Option<Elaborated>, Diagnostics, SourceMap) {
-    load(loader, path, sets, Some(false))
+    load(loader, path, sets, (Some(false), None))
 }
 
 /// Elaborates a `Model(..)` or a `Train(..)` file, whichever it is.
@@ -94,7 +103,7 @@ pub fn load_spec(
     path: &str,
     sets: &[(String, String)],
 ) -> (Option<Elaborated>, Diagnostics, SourceMap) {
-    load(loader, path, sets, None)
+    load_spec_on(loader, path, sets, None)
 }
 
 /// Elaborates a `Train(..)` file with its model and optimizer.
@@ -103,7 +112,18 @@ pub fn load_train(
     path: &str,
     sets: &[(String, String)],
 ) -> (Option<Elaborated>, Diagnostics, SourceMap) {
-    load(loader, path, sets, Some(true))
+    load(loader, path, sets, (Some(true), None))
+}
+
+/// Elaborates a `Model(..)` or a `Train(..)` file, whichever it is, as it runs on another mesh than
+/// it says, if one is given: `dp=2,ep=2`.
+pub fn load_spec_on(
+    loader: &dyn Loader,
+    path: &str,
+    sets: &[(String, String)],
+    mesh: Option<&str>,
+) -> (Option<Elaborated>, Diagnostics, SourceMap) {
+    load(loader, path, sets, (None, mesh))
 }
 
 /// Reads a `Names(..)` file.
@@ -121,15 +141,19 @@ pub fn load_names(loader: &dyn Loader, path: &str) -> (Option<NamesSpec>, Diagno
     (names, sink.diagnostics, files.sources)
 }
 
+/// Whether a training step is asked for, the model alone, or what the file holds; and on which other
+/// mesh than the file's.
+type Asked<'a> = (Option<bool>, Option<&'a str>);
+
 fn load(
     loader: &dyn Loader,
     path: &str,
     sets: &[(String, String)],
-    train: Option<bool>,
+    asked: Asked<'_>,
 ) -> (Option<Elaborated>, Diagnostics, SourceMap) {
     let mut sink = Sink::default();
     let mut files = Files::new(loader);
-    let elaborated = model::elaborate(&mut files, &mut sink, path, sets, train);
+    let elaborated = model::elaborate(&mut files, &mut sink, path, sets, asked);
     let elaborated = elaborated.filter(|_| !sink.diagnostics.has_errors());
     (elaborated, sink.diagnostics, files.sources)
 }

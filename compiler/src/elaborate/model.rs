@@ -9,7 +9,7 @@ use super::block::{Given, Site};
 use super::context::Cx;
 use super::prune::extract;
 use super::scope::{Const, Env};
-use super::{Elaborated, init};
+use super::{Elaborated, init, mesh};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::ops::Value;
@@ -20,6 +20,7 @@ use crate::spec::files::{File, FileSpec, Files};
 use crate::spec::read::{Sink, did_you_mean};
 use crate::spec::syntax::{self, Name};
 use crate::types::Type;
+use perilune_plan::Mesh;
 
 /// A model expanded at the root of the graph.
 pub(super) struct Root {
@@ -37,15 +38,17 @@ pub(super) fn elaborate(
     sink: &mut Sink,
     path: &str,
     sets: &[(String, String)],
-    train: Option<bool>,
+    (train, mesh): super::Asked<'_>,
 ) -> Option<Elaborated> {
     let root = files.load_root(sink, path)?;
     let is_model = |spec: &FileSpec| matches!(spec, FileSpec::Block(b) if b.what == "Model");
     let train = train.unwrap_or(!is_model(&root.spec));
     let commands = read_sets(files, sink, sets);
+    let mesh = mesh.map(|text| mesh::read(files, sink, text));
     let name = root.path.trim_end_matches(".ron").to_owned();
     match &root.spec {
         FileSpec::Block(spec) if is_model(&root.spec) && !train => {
+            mesh::refuse(sink, mesh.as_deref());
             let mut cx = Cx::new(files, sink);
             let model = expand_model(&mut cx, &root, spec, &commands)?;
             cx.warn_unused();
@@ -67,7 +70,8 @@ pub(super) fn elaborate(
             let mut cx = Cx::new(files, sink);
             let expanded = expand_model(&mut cx, &model, block, &overrides)?;
             if train {
-                return super::train::elaborate(cx, name, &root, &spec, &expanded);
+                let axes = mesh.as_ref().unwrap_or(&spec.mesh);
+                return super::train::elaborate(cx, name, &root, (&spec, axes), &expanded);
             }
             finish(&cx, name, &expanded)
         }
@@ -252,6 +256,7 @@ fn finish(cx: &Cx, name: String, model: &Root) -> Option<Elaborated> {
         train_step: None,
         tensors: cx.tensors.iter().map(|(t, _)| t.clone()).collect(),
         dims: model.env.own.clone(),
+        mesh: Mesh::default(),
         train: None,
     })
 }

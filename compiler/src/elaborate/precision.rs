@@ -161,7 +161,8 @@ impl Rewrite<'_> {
             | Op::Table(_)
             | Op::Random(_)
             | Op::ArgSort(_)
-            | Op::Histogram(_) => Role::Plain,
+            | Op::Histogram(_)
+            | Op::Exchange(_) => Role::Plain,
         }
     }
 

@@ -15,7 +15,7 @@ use super::context::{Cx, MAX_NODES};
 use super::model::{Root, add_feed, forward_graph};
 use super::prune::extract;
 use super::scope::{Binding, Env, Scope};
-use super::{Elaborated, TrainSettings, init, metrics, precision, recompute};
+use super::{Elaborated, TrainSettings, init, mesh, metrics, precision, recompute};
 use crate::autodiff;
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -25,6 +25,7 @@ use crate::program::ResultTarget;
 use crate::source::Span;
 use crate::spec::block::duplicate_name;
 use crate::spec::files::File;
+use crate::spec::syntax::Name;
 use crate::spec::train::TrainSpec;
 use crate::types::{DType, Type};
 use cranelift_entity::SecondaryMap;
@@ -47,7 +48,7 @@ pub(super) fn elaborate(
     mut cx: Cx,
     name: String,
     root: &Rc<File>,
-    spec: &TrainSpec,
+    (spec, axes): (&TrainSpec, &[(Name, u64)]),
     model: &Root,
 ) -> Option<Elaborated> {
     precision::check(&mut cx, spec);
@@ -86,6 +87,9 @@ pub(super) fn elaborate(
     step.new.extend(state_updates.into_iter().map(|(i, v, s)| (i, (v, s))));
     metrics::values(&mut cx, &step, spec, named, &mut outputs);
     let repeated = recompute::matching(&mut cx, spec);
+    let mesh = mesh::check(&mut cx, axes);
+    mesh::check_zero(&mut cx, spec);
+    mesh::check_slices(&mut cx, spec, &mesh);
     cx.warn_unused();
     if cx.sink.errors() > 0 {
         return None;
@@ -102,14 +106,17 @@ pub(super) fn elaborate(
         train_step: Some(train_step),
         tensors,
         dims: model.env.own.clone(),
-        train: Some(settings(spec)),
+        mesh,
+        train: Some(settings(spec, axes)),
     })
 }
 
-fn settings(spec: &TrainSpec) -> TrainSettings {
+fn settings(spec: &TrainSpec, axes: &[(Name, u64)]) -> TrainSettings {
     TrainSettings {
         run: spec.run.iter().map(|(n, v)| (n.text.clone(), *v as u64)).collect(),
-        mesh: spec.mesh.iter().map(|(n, v)| (n.text.clone(), *v)).collect(),
+        mesh: axes.iter().map(|(n, v)| (n.text.clone(), *v)).collect(),
+        zero: spec.zero,
+        reduction_slices: spec.reduction_slices,
         precision: spec.precision.clone(),
         accumulate: spec.accumulate,
         skip_nonfinite: spec.skip_nonfinite,

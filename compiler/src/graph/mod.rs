@@ -11,10 +11,13 @@ mod clean;
 mod print;
 mod verify;
 
+use std::collections::BTreeMap;
+
 use cranelift_entity::{PrimaryMap, entity_impl};
+use perilune_plan::{Mesh, Only, Shard};
 
 use crate::ops::{Op, TypeError, Value};
-use crate::program::{ArgKind, ResultTarget};
+use crate::program::{ArgKind, Decision, ResultTarget};
 use crate::source::Span;
 use crate::types::Type;
 
@@ -68,6 +71,27 @@ pub struct Graph {
     pub inputs: Vec<Input>,
     /// Outputs.
     pub outputs: Vec<(Value, crate::program::ResultTarget)>,
+    /// What of the whole it is, if it is the graph of one rank of many.
+    pub placement: Placement,
+}
+
+/// What one rank's graph computes of what all ranks compute together; its shapes are the rank's.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// The ranks.
+    pub mesh: Mesh,
+    /// Inputs of which a rank holds a part, by name.
+    pub inputs: BTreeMap<String, Shard>,
+    /// Fetches of which a rank gives a part, by name.
+    pub fetches: BTreeMap<String, Shard>,
+    /// Why a value is exchanged that need not be if the spec were another: by the first result.
+    pub decisions: BTreeMap<Value, Decision>,
+    /// Inputs that some of the ranks hold, by name.
+    pub owners: BTreeMap<String, Only>,
+    /// Nodes that some of the ranks run, by the first result.
+    pub only: BTreeMap<Value, Only>,
+    /// Paths of all nodes that an exchange is for, where there are several: by the first result.
+    pub nodes: BTreeMap<Value, Vec<String>>,
 }
 
 /// An input of a graph.

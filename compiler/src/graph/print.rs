@@ -16,7 +16,10 @@ use crate::program::{ArgKind, ResultTarget};
 
 impl std::fmt::Display for Graph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "graph {} {{", self.name)?;
+        match self.placement.mesh.ranks() {
+            1 => writeln!(f, "graph {} {{", self.name)?,
+            _ => writeln!(f, "graph {} on {} {{", self.name, self.placement.mesh)?,
+        }
         for input in &self.inputs {
             let kind = match input.kind {
                 ArgKind::Param => "param",
@@ -24,7 +27,12 @@ impl std::fmt::Display for Graph {
                 ArgKind::State => "state",
                 ArgKind::Feed => "feed",
             };
-            writeln!(f, "  {}: {} = {kind} {}", input.value, self.ty(input.value), input.name)?;
+            let cut = self.placement.inputs.get(&input.name);
+            let cut = cut.map_or(String::new(), |shard| format!(" cut {shard}"));
+            let owner = self.placement.owners.get(&input.name);
+            let cut = cut + &owner.map_or(String::new(), |only| format!(" on {only}"));
+            let (value, ty, name) = (input.value, self.ty(input.value), &input.name);
+            writeln!(f, "  {value}: {ty} = {kind} {name}{cut}")?;
         }
         for node in self.nodes.values() {
             self.write_node(f, node)?;
@@ -32,7 +40,11 @@ impl std::fmt::Display for Graph {
         for (value, target) in &self.outputs {
             match target {
                 ResultTarget::Update(name) => writeln!(f, "  update {name} = {value}")?,
-                ResultTarget::Fetch(name) => writeln!(f, "  fetch {name} = {value}")?,
+                ResultTarget::Fetch(name) => {
+                    let cut = self.placement.fetches.get(name);
+                    let cut = cut.map_or(String::new(), |shard| format!(" cut {shard}"));
+                    writeln!(f, "  fetch {name} = {value}{cut}")?;
+                }
             }
         }
         writeln!(f, "}}")
@@ -46,9 +58,11 @@ impl Graph {
         let operands: Vec<String> = node.operands.iter().map(ToString::to_string).collect();
         let attributes = node.op.attributes();
         let space = if attributes.is_empty() { "" } else { " " };
+        let only = node.results.first().and_then(|v| self.placement.only.get(v));
+        let only = only.map_or(String::new(), |only| format!(" on {only}"));
         writeln!(
             f,
-            "  {} = {}{space}{attributes} ({})  # {}",
+            "  {} = {}{space}{attributes} ({}){only}  # {}",
             results.join(", "),
             node.op.name(),
             operands.join(", "),

@@ -114,7 +114,8 @@ pub fn is_loop_kernel(kernel: &Kernel) -> bool {
             D::Attention { .. }
             | D::AttentionGrad { .. }
             | D::RaggedRows { .. }
-            | D::RaggedOuter => true,
+            | D::RaggedOuter
+            | D::Collective(_) => true,
             D::TopK { .. }
             | D::ArgSort { .. }
             | D::Histogram { .. }

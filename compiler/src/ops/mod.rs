@@ -3,7 +3,8 @@
 //! An op file holds, in this order: what it is (formula, shapes, source), its attributes, its RON
 //! form, `infer`, `reference` (f64 oracle), `vjp`, `lower`, `cost`, its property-test samples, and
 //! unit tests. Adding an op is that file and one line in `ops!` below; everything else (parsing,
-//! `explain`, the docs page, oracle and gradient tests, snapshots) walks the table.
+//! `explain`, the docs page, oracle and gradient tests, snapshots) walks the table. Ops that only
+//! the compiler makes stand in a list of their own there and have no RON form.
 //!
 //! # Invariants
 //! - Ops know nothing of loops, devices or buffers; `lower` speaks the closed tensor-level set of
@@ -139,17 +140,13 @@ pub struct OpInfo {
 }
 
 macro_rules! ops {
-    ($($module:ident :: $name:ident),* $(,)?) => {
-        $(mod $module; pub use $module::$name;)*
+    (
+        written { $($module:ident :: $name:ident),* $(,)? }
+        made { $($made_module:ident :: $made:ident),* $(,)? }
+    ) => {
+        ops!(@all $($module :: $name,)* $($made_module :: $made,)*);
 
-        /// An op with its attributes.
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-        #[allow(missing_docs)]
-        pub enum Op {
-            $($name($name)),*
-        }
-
-        /// Every op, in the order of the table.
+        /// Every op that a spec can write, in the order of the table.
         pub static OPS: &[OpInfo] = &[$(OpInfo {
             name: <$name as OpDef>::NAME,
             summary: <$name as OpDef>::SUMMARY,
@@ -161,6 +158,16 @@ macro_rules! ops {
             },
             sample: |rng| <$name as OpDef>::sample(rng).map(Op::$name),
         }),*];
+    };
+    (@all $($module:ident :: $name:ident,)*) => {
+        $(mod $module; pub use $module::$name;)*
+
+        /// An op with its attributes.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)]
+        pub enum Op {
+            $($name($name)),*
+        }
 
         $(impl From<$name> for Op {
             fn from(op: $name) -> Op {
@@ -250,30 +257,35 @@ macro_rules! ops {
 }
 
 ops! {
-    map::Map,
-    reduce::Reduce,
-    einsum::Einsum,
-    reshape::Reshape,
-    slice::Slice,
-    concat::Concat,
-    pad::Pad,
-    cast::Cast,
-    fill::Fill,
-    table::Table,
-    random::Random,
-    stop_gradient::StopGradient,
-    softmax::Softmax,
-    log_sum_exp::LogSumExp,
-    gather::Gather,
-    scatter_add::ScatterAdd,
-    take_along::TakeAlong,
-    top_k::TopK,
-    arg_sort::ArgSort,
-    histogram::Histogram,
-    cum_sum::CumSum,
-    ragged_einsum::RaggedEinsum,
-    attention::Attention,
-    attention_grad::AttentionGrad,
+    written {
+        map::Map,
+        reduce::Reduce,
+        einsum::Einsum,
+        reshape::Reshape,
+        slice::Slice,
+        concat::Concat,
+        pad::Pad,
+        cast::Cast,
+        fill::Fill,
+        table::Table,
+        random::Random,
+        stop_gradient::StopGradient,
+        softmax::Softmax,
+        log_sum_exp::LogSumExp,
+        gather::Gather,
+        scatter_add::ScatterAdd,
+        take_along::TakeAlong,
+        top_k::TopK,
+        arg_sort::ArgSort,
+        histogram::Histogram,
+        cum_sum::CumSum,
+        ragged_einsum::RaggedEinsum,
+        attention::Attention,
+        attention_grad::AttentionGrad,
+    }
+    made {
+        exchange::Exchange,
+    }
 }
 
 /// The table's entry of a name.

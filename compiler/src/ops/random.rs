@@ -3,6 +3,9 @@
 //! Philox2x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11), keyed by
 //! `seed ^ stream` and counting positions; normal numbers by Box–Muller. Uniform numbers lie
 //! strictly between 0 and 1.
+//!
+//! With `first`, the rows are those of a larger tensor from that row on: what a rank draws of its
+//! part is what one rank alone draws there.
 
 use serde::Deserialize;
 
@@ -26,7 +29,7 @@ pub enum Distribution {
     Uniform,
 }
 
-/// Random numbers. The operand, if there is one, is the seed, i32.
+/// Random numbers. Operands: none, the seed, or the seed and the index of the first row; i32.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Random {
     /// Of which distribution.
@@ -53,6 +56,9 @@ pub struct Form {
     /// Distinguishes tensors under one seed.
     #[serde(default)]
     stream: Option<ScalarForm>,
+    /// A scalar i32 node, the index of the first row; 0 if left out. It needs a seed.
+    #[serde(default)]
+    first: Option<Spanned<String>>,
     /// The result's element type.
     #[serde(default = "super::fill::f32_default")]
     dtype: DType,
@@ -96,13 +102,17 @@ fn unit(b: &mut Body, bits: S) -> S {
 
 impl Random {
     /// Counter: the position within the first dimension's slice, and the first dimension's index.
-    fn counter(&self, b: &mut Body) -> [S; 2] {
+    fn counter(&self, b: &mut Body, first_row: Option<S>) -> [S; 2] {
         let n = self.shape.len();
-        let first = if n > 1 { b.index(0) } else { b.int(0) };
+        let row = |b: &mut Body| match (b.index(0), first_row) {
+            (index, Some(first)) => b.add(index, first),
+            (index, None) => index,
+        };
+        let first = if n > 1 { row(b) } else { b.int(0) };
         let mut position = b.int(0);
         let mut stride = 1u64;
         for d in (usize::from(n > 1)..n).rev() {
-            let index = b.index(d as u32);
+            let index = if d == 0 { row(b) } else { b.index(d as u32) };
             let stride_word = word(b, stride as u32);
             let term = b.mul(index, stride_word);
             position = b.add(term, position);
@@ -111,14 +121,14 @@ impl Random {
         [position, first]
     }
 
-    fn generic(&self, seeded: bool) -> Generic {
-        let body = generic::body_of(usize::from(seeded), |b, a| {
+    fn generic(&self, n_operands: usize) -> Generic {
+        let body = generic::body_of(n_operands, |b, a| {
             let stream = word(b, self.stream);
             let key = match a {
                 [seed, ..] => b.combine(Binary::Xor, *seed, stream),
                 [] => stream,
             };
-            let counter = self.counter(b);
+            let counter = self.counter(b, a.get(1).copied());
             let [r0, r1] = philox(b, key, counter);
             let u0 = unit(b, r0);
             let y = match self.dist {
@@ -131,7 +141,7 @@ impl Random {
             b.cast(y, DType::f32, self.dtype)
         });
         let out = (0..self.shape.len() as u32).collect();
-        let maps = vec![Vec::new(); usize::from(seeded)];
+        let maps = vec![Vec::new(); n_operands];
         Generic { extents: self.shape.clone(), maps, out, combine: None, body }
     }
 }
@@ -166,9 +176,15 @@ impl OpDef for Random {
 
     fn build(form: Form, cx: &mut dyn FormCx) -> Option<Built<Self>> {
         let shape: Vec<Option<u64>> = form.shape.iter().map(|d| cx.dim(d)).collect();
-        let seed = match &form.seed {
-            Some(seed) => vec![support::operand(cx, seed)?],
-            None => Vec::new(),
+        let seed = match (&form.seed, &form.first) {
+            (Some(seed), None) => vec![support::operand(cx, seed)?],
+            (Some(seed), Some(first)) => support::operands(cx, &[seed, first])?,
+            (None, None) => Vec::new(),
+            (None, Some(first)) => {
+                let headline = "a first row without a seed";
+                cx.report(Diagnostic::error(codes::OPERAND_COUNT, headline, first.span, "here"));
+                return None;
+            }
         };
         let stream = match &form.stream {
             Some(stream) => cx.scalar(stream)?,
@@ -191,10 +207,16 @@ impl OpDef for Random {
     }
 
     fn infer(&self, operands: &[Type]) -> Result<Vec<Type>, TypeError> {
-        if !operands.is_empty() {
-            support::expect_operands(operands, 1)?;
-            expect_dtype(operands, 0, "i32", |d| d == DType::i32)?;
-            expect_ndim(operands, 0, 0)?;
+        if operands.len() > 1 {
+            support::expect_operands(operands, 2)?;
+        }
+        for i in 0..operands.len() {
+            expect_dtype(operands, i, "i32", |d| d == DType::i32)?;
+            expect_ndim(operands, i, 0)?;
+        }
+        if operands.len() == 2 && self.shape.is_empty() {
+            let headline = "a scalar has no first row";
+            return Err(TypeError::new(codes::OPERAND_COUNT, headline));
         }
         if !self.dtype.is_float() {
             let headline = format!("random numbers are floats, not {}", self.dtype);
@@ -205,16 +227,16 @@ impl OpDef for Random {
 
     fn reference(&self, operands: &[&Tensor], types: &[Type], _: &[Type]) -> Vec<Tensor> {
         let dtypes: Vec<DType> = types.iter().map(|t| t.dtype).collect();
-        vec![generic::evaluate(&self.generic(!operands.is_empty()), operands, &dtypes)]
+        vec![generic::evaluate(&self.generic(operands.len()), operands, &dtypes)]
     }
 
     fn lower(&self, cx: &mut KernelBuilder, operands: &[V], results: &[Type]) -> Vec<V> {
-        let g = self.generic(!operands.is_empty());
+        let g = self.generic(operands.len());
         vec![cx.push(OpKind::Generic(g), operands, results[0].clone())]
     }
 
     fn cost(&self, operands: &[Type], results: &[Type]) -> Cost {
-        let flops = generic::flops(&self.generic(!operands.is_empty()));
+        let flops = generic::flops(&self.generic(operands.len()));
         Cost { flops, bytes: touched(operands, results) }
     }
 
@@ -227,7 +249,8 @@ impl OpDef for Random {
             dtype: DType::f32,
             stream: rng.below(1 << 32) as u32,
         };
-        let types = if rng.below(2) == 0 { Vec::new() } else { vec![i32_type(&[])] };
+        let most = if op.shape.is_empty() { 2 } else { 3 };
+        let types = vec![i32_type(&[]); rng.below(most) as usize];
         Sample::random(op, types, rng)
     }
 }
@@ -264,6 +287,26 @@ mod tests {
         let u = numbers(Distribution::Uniform, 3, &[64, 256]);
         let mean = u.iter().sum::<f64>() / u.len() as f64;
         assert!((mean - 0.5).abs() < 0.01 && u.iter().all(|x| *x > 0.0 && *x < 1.0));
+    }
+
+    #[test]
+    fn rows_from_a_first_one_on_are_those_of_the_larger_tensor() {
+        for (shape, row) in [(vec![6, 3, 2], 6), (vec![6], 1)] {
+            let of = |shape: &[u64]| Random {
+                dist: Distribution::Normal,
+                shape: shape.to_vec(),
+                dtype: DType::f32,
+                stream: 5,
+            };
+            let seed = Tensor::full(&[], 7.0);
+            let types = [i32_type(&[]), i32_type(&[])];
+            let all = of(&shape).reference(&[&seed], &types[..1], &[]).remove(0).data;
+            let mut part = shape.clone();
+            part[0] = 2;
+            let first = Tensor::full(&[], 3.0);
+            let rows = of(&part).reference(&[&seed, &first], &types, &[]).remove(0).data;
+            assert_eq!(rows, all[3 * row..5 * row]);
+        }
     }
 
     #[test]

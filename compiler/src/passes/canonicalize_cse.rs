@@ -1,6 +1,6 @@
 //! Common calls once, dead calls never.
 //!
-//! Two calls of one kernel on the same slots are the same call. A call none of whose results is
+//! Two calls of one kernel on the same slots, on the same ranks, are the same call. A call none of whose results is
 //! read, by a call or by the entry, is dropped.
 //!
 //! # Invariants
@@ -8,6 +8,8 @@
 //!   the others.
 
 use std::collections::HashMap;
+
+use perilune_plan::Only;
 
 use super::{drop_unused_kernels, is_recomputed, renumber};
 use crate::program::{EntryFn, Kernel, Program, Slot};
@@ -24,7 +26,7 @@ pub fn run(program: &mut Program) {
 
 fn merge_equal_calls(entry: &mut EntryFn, kernels: &[Kernel]) {
     let mut slots: Vec<Slot> = (0..entry.slot_count(kernels) as u32).map(Slot).collect();
-    let mut seen: HashMap<(u32, Vec<Slot>), usize> = HashMap::new();
+    let mut seen: HashMap<(u32, Vec<Slot>, Option<Only>), usize> = HashMap::new();
     let mut kept = Vec::with_capacity(entry.calls.len());
     for mut call in std::mem::take(&mut entry.calls) {
         call.args.iter_mut().for_each(|a| *a = slots[a.0 as usize]);
@@ -32,9 +34,10 @@ fn merge_equal_calls(entry: &mut EntryFn, kernels: &[Kernel]) {
             kept.push(call);
             continue;
         }
-        match seen.get(&(call.kernel, call.args.clone())) {
+        let key = (call.kernel, call.args.clone(), call.only.clone());
+        match seen.get(&key) {
             None => {
-                seen.insert((call.kernel, call.args.clone()), kept.len());
+                seen.insert(key, kept.len());
                 kept.push(call);
             }
             Some(first) => {

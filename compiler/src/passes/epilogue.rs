@@ -147,6 +147,9 @@ impl Marker<'_> {
 
     fn judge(&self, host: usize, reader: usize, rows: &[u64]) -> Reason {
         let call = &self.entry.calls[reader];
+        if call.only != self.entry.calls[host].only {
+            return Reason::OtherRanks;
+        }
         if is_recomputed(call) && !is_recomputed(&self.entry.calls[host]) {
             return Reason::MadeAgain;
         }

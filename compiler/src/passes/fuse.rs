@@ -11,8 +11,9 @@
 //! # Invariants
 //! - Greedy in call order, so the outcome depends on the program alone.
 //! - A reduction is computed once per row: who reads it in its group reads it at its own row.
-//! - Contractions, attention and serial kernels are never merged here.
+//! - Contractions, attention, serial kernels and collectives are never merged here.
 //! - What is recomputed for the backward pass is not merged into what the forward pass makes.
+//! - What runs on some of the ranks merges with what runs on the same ones.
 
 mod calls;
 mod judge;
@@ -121,11 +122,12 @@ impl<'a> Fuser<'a> {
                 if a == b || !both {
                     continue;
                 }
-                let [first, second] =
-                    [pair[0], pair[1]].map(|c| is_recomputed(&self.entry.calls[c]));
-                let reason = match first == second {
-                    true => self.judge_siblings(a, b),
-                    false => Reason::MadeAgain,
+                let calls = [pair[0], pair[1]].map(|c| &self.entry.calls[c]);
+                let [first, second] = calls.map(is_recomputed);
+                let reason = match (calls[0].only == calls[1].only, first == second) {
+                    (true, true) => self.judge_siblings(a, b),
+                    (false, _) => Reason::OtherRanks,
+                    (true, false) => Reason::MadeAgain,
                 };
                 self.decide(Rule::Sibling, reason, pair[0], pair[1], self.bytes[&slot]);
             }

@@ -152,6 +152,7 @@ mod tests {
             first_result: Slot(i as u32 + 1),
             nodes: vec![format!("n{i}")],
             epilogue: None,
+            only: None,
             decisions: Vec::new(),
         };
         let kernel = |from: &Vec<usize>| Kernel {
@@ -160,8 +161,13 @@ mod tests {
             ops: Vec::new(),
             results: vec![V(0)],
         };
-        let arg =
-            EntryArg { name: "x".into(), ty: ty.clone(), kind: crate::program::ArgKind::Feed };
+        let arg = EntryArg {
+            name: "x".into(),
+            ty: ty.clone(),
+            kind: crate::program::ArgKind::Feed,
+            shard: None,
+            owner: None,
+        };
         let calls = edges.iter().enumerate().map(call).collect();
         let entry = EntryFn { args: vec![arg], calls, ..EntryFn::default() };
         (entry, edges.iter().map(kernel).collect())

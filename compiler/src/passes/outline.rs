@@ -56,6 +56,7 @@ fn word(kind: &OpKind) -> &'static str {
             DialectOp::Histogram { .. } => "histogram",
             DialectOp::CumSum { .. } => "cum_sum",
             DialectOp::ScatterAdd { .. } => "scatter_add",
+            DialectOp::Collective(collective) => collective.name(),
         },
     }
 }

@@ -6,7 +6,7 @@
 //! - Conservative: an op not known to be pointwise counts as reading everything.
 //! - Positions are row-major element numbers, so a reshape keeps them.
 
-use crate::program::{Generic, Kernel, OpKind, V};
+use crate::program::{DialectOp, Generic, Kernel, OpKind, V};
 
 /// Whether writing `result` over parameter `param`, element by element, leaves every result of the
 /// kernel right. All that read the parameter read it at their own position, and share the loop that
@@ -43,8 +43,11 @@ fn reads(kernel: &Kernel, value: V, param: V) -> Reads {
             known => known,
         });
         let answer = through.max().unwrap_or(Reads::No);
-        for _ in &op.results {
-            known[next] = answer;
+        for n in 0..op.results.len() {
+            known[next] = match each_by_itself(&op.kind) {
+                true => known[op.operands[n].0 as usize],
+                false => answer,
+            };
             next += 1;
         }
     }
@@ -62,6 +65,14 @@ fn keeps_position(kind: &OpKind, operand: usize) -> bool {
         | OpKind::Contract(_)
         | OpKind::Constant(_)
         | OpKind::Dialect(_) => false,
+    }
+}
+
+/// Whether result `n` is made of operand `n` alone, position by position.
+fn each_by_itself(kind: &OpKind) -> bool {
+    match kind {
+        OpKind::Dialect(DialectOp::Collective(collective)) => collective.kind.is_each_by_itself(),
+        _ => false,
     }
 }
 

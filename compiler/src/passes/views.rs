@@ -99,7 +99,8 @@ fn accepts(kernel: &Kernel) -> bool {
             | DialectOp::ArgSort { .. }
             | DialectOp::Histogram { .. }
             | DialectOp::CumSum { .. }
-            | DialectOp::ScatterAdd { .. } => false,
+            | DialectOp::ScatterAdd { .. }
+            | DialectOp::Collective(_) => false,
         },
         OpKind::Generic(_)
         | OpKind::Slice(_)

@@ -1,4 +1,4 @@
-//! Attention and ragged contractions as plan steps.
+//! Attention, ragged contractions and collectives as plan steps.
 //!
 //! # Invariants
 //! - Results are contiguous; operands are views whose innermost dimension is contiguous.
@@ -9,7 +9,8 @@ use plan::{AttentionShape, HeadsView, View};
 use super::{broken, not_a_view};
 use crate::diagnostic::InternalError;
 use crate::program::view::{Strided, contiguous, trace};
-use crate::program::{DialectOp, Kernel, KernelOp};
+use crate::program::{Collective, CollectiveKind, Combine, DialectOp, Kernel, KernelOp};
+use crate::types::Type;
 
 /// A dialect op of a kernel with the buffers of its call.
 pub(super) struct Step<'a> {
@@ -35,12 +36,58 @@ impl Step<'_> {
             }
             DialectOp::RaggedRows { transposed } => self.ragged_rows(*transposed),
             DialectOp::RaggedOuter => self.ragged_outer(),
+            DialectOp::Collective(collective) => self.collective(collective),
             DialectOp::TopK { .. }
             | DialectOp::ArgSort { .. }
             | DialectOp::Histogram { .. }
             | DialectOp::CumSum { .. }
             | DialectOp::ScatterAdd { .. } => Err(broken("a loop kernel is not a plan step")),
         }
+    }
+
+    fn collective(&self, c: &Collective) -> Result<plan::StepOp, InternalError> {
+        let from = self.op.operands.first().map(|v| self.kernel.ty(*v));
+        let reduction = |combine: Combine| match combine {
+            Combine::Sum => plan::Reduction::Sum,
+            Combine::Max => plan::Reduction::Max,
+            Combine::Min => plan::Reduction::Min,
+        };
+        let row = |ty: &Type| ty.shape.iter().skip(1).product::<u64>();
+        let kind = match (c.kind, from) {
+            (CollectiveKind::AllReduce(combine), _) => {
+                plan::CollectiveKind::AllReduce(reduction(combine))
+            }
+            (CollectiveKind::Reduce(combine), _) => {
+                plan::CollectiveKind::Reduce(reduction(combine))
+            }
+            (CollectiveKind::Broadcast, _) => plan::CollectiveKind::Broadcast,
+            (CollectiveKind::ExchangeCounts, _) => plan::CollectiveKind::ExchangeCounts,
+            (CollectiveKind::AllGather { dim }, Some(ty)) => {
+                let outer = ty.shape.iter().take(dim as usize).product();
+                plan::CollectiveKind::AllGather { outer }
+            }
+            (CollectiveKind::Dispatch { .. }, Some(ty)) => {
+                plan::CollectiveKind::Dispatch { row: row(ty) }
+            }
+            (CollectiveKind::DispatchTokens { per_token, .. }, Some(ty)) => {
+                plan::CollectiveKind::DispatchTokens { row: row(ty), per_token }
+            }
+            (CollectiveKind::Combine { .. }, Some(ty)) => {
+                plan::CollectiveKind::Combine { row: row(ty) }
+            }
+            (_, None) => return Err(broken("a collective of nothing")),
+        };
+        let send = self.op.operands.iter().map(|v| self.args.get(v.0 as usize).copied());
+        let send: Option<Vec<u32>> = send.collect();
+        let send =
+            send.ok_or_else(|| broken("a collective of something computed in its kernel"))?;
+        Ok(plan::StepOp::Collective(plan::Collective {
+            kind,
+            axes: c.axes.clone(),
+            send,
+            roots: c.roots.clone(),
+            receive: self.results.to_vec(),
+        }))
     }
 
     fn operand(&self, n: usize) -> Result<Strided, InternalError> {

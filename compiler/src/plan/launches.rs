@@ -1,7 +1,7 @@
 //! On a GPU everything is a launch: products, attention and copies become generated kernels.
 //!
 //! # Invariants
-//! - Afterwards every step is a launch, in the order of the steps it came from and with their nodes.
+//! - Afterwards every step is a launch or a collective, in the order of the steps it came from and with their nodes.
 //! - Equal problems share a kernel, across layers and entries.
 //! - What a step's launches hand each other lies in the arena behind what the layout placed; steps
 //!   share that place, so a runtime that overlaps steps keeps them apart.
@@ -18,7 +18,7 @@ use crate::diagnostic::InternalError;
 /// Gives a problem's kernel under a name.
 pub type Generate<'a> = dyn FnMut(&Problem, String) -> Result<KernelDecl, InternalError> + 'a;
 
-/// Replaces every step that is not a launch.
+/// Replaces every step that is neither a launch nor a collective.
 ///
 /// # Errors
 /// When there is no kernel for a step.
@@ -29,7 +29,7 @@ pub(crate) fn run(plan: &mut plan::Plan, generate: &mut Generate<'_>) -> Result<
         let mut scratch = Scratch::new(entry);
         let mut steps = Vec::with_capacity(entry.steps.len());
         for step in std::mem::take(&mut entry.steps) {
-            if matches!(step.op, plan::StepOp::Launch(_)) {
+            if matches!(step.op, plan::StepOp::Launch(_) | plan::StepOp::Collective(_)) {
                 steps.push(step);
                 continue;
             }
@@ -44,7 +44,8 @@ pub(crate) fn run(plan: &mut plan::Plan, generate: &mut Generate<'_>) -> Result<
                 let args = scratch.arguments(entry, &part)?;
                 if list[kernel as usize].blocks > 0 {
                     let op = plan::StepOp::Launch(plan::Launch { kernel, args });
-                    steps.push(plan::Step { op, nodes: step.nodes.clone() });
+                    let (nodes, only) = (step.nodes.clone(), step.only.clone());
+                    steps.push(plan::Step { op, nodes, only });
                 }
             }
         }

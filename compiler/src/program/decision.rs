@@ -1,4 +1,4 @@
-//! What fusion decided and why: data that a call carries, so that every later stage shows it.
+//! What fusion and sharding decided and why: data that a call carries, so that every later stage shows it.
 //!
 //! # Invariants
 //! - Every code has one reason; codes and names of rules are part of the printed form.
@@ -18,9 +18,11 @@ pub enum Rule {
     Epilogue,
     /// A kernel that runs on each panel of rows just before a contraction reads it.
     Prologue,
+    /// A value that ranks hold parts of, at a reader that needs all of it.
+    Sharding,
 }
 
-/// Why a fusion was accepted or rejected.
+/// Why a fusion was accepted or rejected, or a value is put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// F00: merged, or marked as an epilogue.
@@ -47,6 +49,18 @@ pub enum Reason {
     PackedFromMemory,
     /// F11: what is recomputed for the backward pass would run, and be kept, in the forward pass.
     MadeAgain,
+    /// S01: the reader asks for the index along the dimension that is cut.
+    IndexOfCut,
+    /// S02: the reader's operands are cut in ways that do not go together.
+    CutsDiffer,
+    /// S03: the reader works across the dimension that is cut.
+    AcrossCut,
+    /// S04: rows at their experts, or their order, are read other than by experts.
+    OutsideExperts,
+    /// S05: what an entry gives or keeps is whole.
+    WholeResult,
+    /// S06: one of them runs on other ranks.
+    OtherRanks,
 }
 
 impl Rule {
@@ -58,6 +72,7 @@ impl Rule {
         Rule::Sibling,
         Rule::Epilogue,
         Rule::Prologue,
+        Rule::Sharding,
     ];
 
     /// Its name, `row_reduction`.
@@ -69,6 +84,7 @@ impl Rule {
             Rule::Sibling => "sibling",
             Rule::Epilogue => "epilogue",
             Rule::Prologue => "prologue",
+            Rule::Sharding => "sharding",
         }
     }
 }
@@ -88,6 +104,12 @@ impl Reason {
         Reason::Taken,
         Reason::PackedFromMemory,
         Reason::MadeAgain,
+        Reason::IndexOfCut,
+        Reason::CutsDiffer,
+        Reason::AcrossCut,
+        Reason::OutsideExperts,
+        Reason::WholeResult,
+        Reason::OtherRanks,
     ];
 
     /// Its code, `F03`.
@@ -105,6 +127,12 @@ impl Reason {
             Reason::Taken => "F09",
             Reason::PackedFromMemory => "F10",
             Reason::MadeAgain => "F11",
+            Reason::IndexOfCut => "S01",
+            Reason::CutsDiffer => "S02",
+            Reason::AcrossCut => "S03",
+            Reason::OutsideExperts => "S04",
+            Reason::WholeResult => "S05",
+            Reason::OtherRanks => "S06",
         }
     }
 
@@ -125,11 +153,17 @@ impl Reason {
             Reason::Taken => "one of them already runs together with another",
             Reason::PackedFromMemory => "the contraction packs its operand from memory either way",
             Reason::MadeAgain => "what is recomputed would be made beside the first and kept",
+            Reason::IndexOfCut => "the reader asks for the index along the dimension that is cut",
+            Reason::CutsDiffer => "the reader's operands are cut in ways that do not go together",
+            Reason::AcrossCut => "the reader works across the dimension that is cut",
+            Reason::OutsideExperts => "rows at their experts are read other than by experts",
+            Reason::WholeResult => "what an entry gives or keeps is whole",
+            Reason::OtherRanks => "one of them runs on other ranks",
         }
     }
 }
 
-/// One decision of fusion.
+/// One decision of fusion or sharding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The rule.

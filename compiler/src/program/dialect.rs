@@ -4,7 +4,7 @@
 //! - A kernel's memory is as long as its types say, so these decide what a kernel may touch.
 //! - The same types as the graph op of each infers.
 
-use super::DialectOp;
+use super::{Collective, CollectiveKind, DialectOp};
 use crate::types::{DType, Type};
 
 /// Types of an op's results; `None` where it does not take such operands.
@@ -19,6 +19,7 @@ pub(super) fn results_of(op: &DialectOp, operands: &[&Type]) -> Option<Vec<Type>
         DialectOp::Histogram { bound } => keys(operands, bound).map(|_| vec![integers(bound)]),
         DialectOp::CumSum { exclusive } => cum_sum(operands, exclusive),
         DialectOp::ScatterAdd { extent } => scatter_add(operands, extent),
+        DialectOp::Collective(ref c) => collective(c, operands),
     }
 }
 
@@ -119,4 +120,40 @@ fn scatter_add(operands: &[&Type], extent: u64) -> Option<Vec<Type>> {
     let mut shape = updates.shape.clone();
     *shape.first_mut()? = extent;
     if fits { addressable(updates.dtype, shape).map(|ty| vec![ty]) } else { None }
+}
+
+/// What ranks give each other; counts are `[ranks · experts]`.
+fn collective(c: &Collective, operands: &[&Type]) -> Option<Vec<Type>> {
+    let counts = |ty: &Type| {
+        let whole = ty.ndim() == 1 && c.ranks > 0 && ty.shape[0].is_multiple_of(c.ranks);
+        whole && ty.dtype == DType::i32
+    };
+    let moved = |rows: u64, from: &Type| match from.shape[..] {
+        [_, width] => addressable(from.dtype, vec![rows, width]).map(|ty| vec![ty]),
+        _ => None,
+    };
+    let same = || operands.iter().map(|ty| (*ty).clone()).collect::<Vec<_>>();
+    let combined = operands.iter().all(|ty| !matches!(ty.dtype, DType::f16 | DType::i1));
+    match (c.kind, operands) {
+        (CollectiveKind::AllReduce(_), _) => combined.then(same),
+        (CollectiveKind::Reduce(_), _) => (combined && c.roots.len() == operands.len()).then(same),
+        (CollectiveKind::Broadcast, _) => (c.roots.len() == operands.len()).then(same),
+        (CollectiveKind::AllGather { dim }, [part]) => {
+            let mut shape = part.shape.clone();
+            let extent = shape.get_mut(dim as usize)?;
+            *extent = extent.checked_mul(c.ranks)?;
+            addressable(part.dtype, shape).map(|ty| vec![ty])
+        }
+        (CollectiveKind::ExchangeCounts, [sent]) => counts(sent).then(same),
+        (
+            CollectiveKind::Dispatch { rows } | CollectiveKind::Combine { rows },
+            [from, sent, received],
+        ) => (counts(sent) && counts(received)).then(|| moved(rows, from))?,
+        (CollectiveKind::DispatchTokens { rows, per_token }, [tokens, order, sent, received]) => {
+            let slots = tokens.shape.first()?.checked_mul(per_token)?;
+            let fits = **order == integers(slots) && counts(sent) && counts(received);
+            fits.then(|| moved(rows, tokens))?
+        }
+        _ => None,
+    }
 }

@@ -14,6 +14,7 @@
 //! - Kernel bodies are SSA, ops in dependency order, every shape static.
 //! - After import every call's kernel holds one graph op; after `fuse`, one fusion group.
 
+mod collective;
 mod decision;
 mod dialect;
 mod literal;
@@ -27,10 +28,12 @@ pub mod verify;
 pub(crate) mod evaluate;
 pub(crate) mod view;
 
+pub use collective::{Collective, CollectiveKind};
 pub use decision::{Decision, Reason, Rule};
 
 use crate::scalar::Body;
 use crate::types::{DType, Type};
+use perilune_plan::{Mesh, Only, Shard};
 
 /// A value inside a kernel: parameters come first, then the results of ops in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +48,8 @@ pub struct Slot(pub u32);
 pub struct Program {
     /// Name of the spec.
     pub name: String,
+    /// The ranks that run it together; shapes are those of what one rank holds.
+    pub mesh: Mesh,
     /// Kernels in order of first use; names are unique.
     pub kernels: Vec<Kernel>,
     /// Entry points.
@@ -216,6 +221,8 @@ pub enum DialectOp {
         /// Rows of the result.
         extent: u64,
     },
+    /// An exchange between ranks; see [`CollectiveKind`] for shapes.
+    Collective(Collective),
 }
 
 /// An entry point: a list of kernel calls.
@@ -260,6 +267,10 @@ pub struct EntryArg {
     pub ty: Type,
     /// What it is.
     pub kind: ArgKind,
+    /// Which part of it a rank holds; all of it, if absent.
+    pub shard: Option<Shard>,
+    /// The ranks that hold it; all of them, if absent.
+    pub owner: Option<Only>,
 }
 
 /// What an entry argument is.
@@ -290,6 +301,8 @@ pub struct EntryResult {
     pub value: Slot,
     /// New value of the persistent tensor (by name), or a fetch of that name.
     pub target: ResultTarget,
+    /// Which part of a fetch a rank reads; all of it, if absent.
+    pub shard: Option<Shard>,
 }
 
 /// Where an entry's result goes.
@@ -315,6 +328,8 @@ pub struct Call {
     /// Set by `epilogue` on a call that runs on panels of rows of the contraction called just
     /// before it, as they are finished: the number of rows, which lead all results of both.
     pub epilogue: Option<u64>,
+    /// The ranks that run it; all of them, if absent.
+    pub only: Option<Only>,
     /// What fusion decided about it.
     pub decisions: Vec<Decision>,
 }

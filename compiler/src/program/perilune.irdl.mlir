@@ -100,6 +100,102 @@ irdl.dialect @perilune {
     irdl.results(out: %out)
     irdl.attributes {"extent" = %extent}
   }
+  // Every rank's tensors combined over a group of ranks, as a pairwise tree in their order.
+  irdl.operation @all_reduce {
+    %in = irdl.any
+    %out = irdl.any
+    %axes = irdl.any
+    %combine = irdl.any
+    %ranks = irdl.any
+    irdl.operands(parts: variadic %in)
+    irdl.results(wholes: variadic %out)
+    irdl.attributes {"axes" = %axes, "combine" = %combine, "ranks" = %ranks}
+  }
+  // Every rank's tensors combined over a group of ranks, each on a rank of its own.
+  irdl.operation @reduce {
+    %in = irdl.any
+    %out = irdl.any
+    %axes = irdl.any
+    %combine = irdl.any
+    %ranks = irdl.any
+    %roots = irdl.any
+    irdl.operands(parts: variadic %in)
+    irdl.results(wholes: variadic %out)
+    irdl.attributes {"axes" = %axes, "combine" = %combine, "ranks" = %ranks, "roots" = %roots}
+  }
+  // Tensors of a group of ranks, each as one rank of its own has it.
+  irdl.operation @broadcast {
+    %in = irdl.any
+    %out = irdl.any
+    %axes = irdl.any
+    %ranks = irdl.any
+    %roots = irdl.any
+    irdl.operands(owned: variadic %in)
+    irdl.results(shared: variadic %out)
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks, "roots" = %roots}
+  }
+  // The ranks' parts of a dimension put together, in their order.
+  irdl.operation @all_gather {
+    %part = irdl.any
+    %whole = irdl.any
+    %axes = irdl.any
+    %dim = irdl.any
+    %ranks = irdl.any
+    irdl.operands(part: %part)
+    irdl.results(whole: %whole)
+    irdl.attributes {"axes" = %axes, "dim" = %dim, "ranks" = %ranks}
+  }
+  // Equal pieces, the r-th for rank r; what comes from rank r becomes the r-th.
+  irdl.operation @exchange_counts {
+    %sent = irdl.any
+    %received = irdl.any
+    %axes = irdl.any
+    %ranks = irdl.any
+    irdl.operands(sent: %sent)
+    irdl.results(received: %received)
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks}
+  }
+  // Rows grouped by expert to the ranks of their experts: ordered by expert, then rank, then place.
+  irdl.operation @dispatch {
+    %local = irdl.any
+    %sent = irdl.any
+    %received = irdl.any
+    %routed = irdl.any
+    %axes = irdl.any
+    %ranks = irdl.any
+    %rows = irdl.any
+    irdl.operands(local: %local, sent: %sent, received: %received)
+    irdl.results(routed: %routed)
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks, "rows" = %rows}
+  }
+  // Dispatch of rows that tokens share: row i is that of token order[i] / per_token.
+  irdl.operation @dispatch_tokens {
+    %tokens = irdl.any
+    %order = irdl.any
+    %sent = irdl.any
+    %received = irdl.any
+    %routed = irdl.any
+    %axes = irdl.any
+    %per_token = irdl.any
+    %ranks = irdl.any
+    %rows = irdl.any
+    irdl.operands(tokens: %tokens, order: %order, sent: %sent, received: %received)
+    irdl.results(routed: %routed)
+    irdl.attributes {"axes" = %axes, "per_token" = %per_token, "ranks" = %ranks, "rows" = %rows}
+  }
+  // The way back of dispatch.
+  irdl.operation @combine {
+    %routed = irdl.any
+    %sent = irdl.any
+    %received = irdl.any
+    %local = irdl.any
+    %axes = irdl.any
+    %ranks = irdl.any
+    %rows = irdl.any
+    irdl.operands(routed: %routed, sent: %sent, received: %received)
+    irdl.results(local: %local)
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks, "rows" = %rows}
+  }
   // Element of a tensor at i32 indices, each clamped into its extent.
   irdl.operation @load {
     %tensor = irdl.any

@@ -53,6 +53,14 @@ pub struct TrainSpec {
     pub recompute: Vec<Name>,
     /// Mesh axes and their extents.
     pub mesh: Vec<(Name, u64)>,
+    /// Stage of ZeRO: what replicas divide instead of all having it.
+    pub zero: u64,
+    /// Place of that number.
+    pub zero_span: Option<Span>,
+    /// Parts of the batch that sums are taken over before they are added up; 0: as the mesh cuts it.
+    pub reduction_slices: u64,
+    /// Place of that number.
+    pub reduction_slices_span: Option<Span>,
     /// Fetch name and what is behind it.
     pub metrics: Vec<(Name, MetricSpec)>,
     /// Settings of a run.
@@ -108,6 +116,8 @@ const FIELDS: &[&str] = &[
     "precision",
     "recompute",
     "mesh",
+    "zero",
+    "reduction_slices",
     "metrics",
     "run",
 ];
@@ -124,6 +134,8 @@ pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
     let optimizer =
         optimizer.and_then(|t| read_call(sink, t, "an optimizer, as in `MuonClip(lr: \"lr\")`"));
     let accumulate = f.get("accumulate").and_then(|t| at_least_one(sink, t));
+    let zero = f.get("zero").and_then(|t| read::whole(sink, t, "0, 1 or 2"));
+    let slices = f.get("reduction_slices").and_then(|t| at_least_one(sink, t));
     let mesh = f.get("mesh").map(|t| read_mesh(sink, t)).unwrap_or_default();
     let mut broken = Vec::new();
     Some(TrainSpec {
@@ -148,6 +160,10 @@ pub fn read_train(sink: &mut Sink, tree: &Tree) -> Option<TrainSpec> {
         precision_span: f.get("precision").map(|t| t.span),
         recompute: f.get("recompute").map(|t| quoted_names(sink, t)).unwrap_or_default(),
         mesh,
+        zero: zero.unwrap_or(0),
+        zero_span: f.get("zero").map(|t| t.span),
+        reduction_slices: slices.unwrap_or(0),
+        reduction_slices_span: f.get("reduction_slices").map(|t| t.span),
         metrics: f.get("metrics").map(|t| read_metrics(sink, t)).unwrap_or_default(),
         run: read_run(sink, f.get("run")),
         broken,

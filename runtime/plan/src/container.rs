@@ -1,10 +1,10 @@
 //! The plan's file: a few readable lines, the RON header, then each kernel's text.
 //!
 //! ```text
-//! perilune-plan 3
+//! perilune-plan 4
 //! blake3 <64 hexadecimal digits over every byte after this line>
 //! header <bytes>
-//! (format: 3, name: "k2-nano/train", …)
+//! (format: 4, name: "k2-nano/train", …)
 //! kernel map_3 <bytes>
 //! function u0:0(…) { … }
 //! …
@@ -123,11 +123,14 @@ mod tests {
             format: FORMAT_VERSION,
             name: "toy/train".into(),
             target: "cpu".into(),
+            mesh: Mesh::default(),
             tensors: vec![TensorDecl {
                 name: "w".into(),
                 dtype: DType::f32,
                 shape: vec![4, 8],
                 kind: TensorKind::Param,
+                shard: None,
+                owner: None,
             }],
             kernels: vec![KernelDecl {
                 name: "map_0".into(),
@@ -155,6 +158,7 @@ mod tests {
                 steps: vec![Step {
                     op: StepOp::Launch(Launch { kernel: 0, args: vec![0, 1] }),
                     nodes: vec![0],
+                    only: None,
                 }],
             }],
             nodes: vec!["layers.0.x".into()],
@@ -166,7 +170,7 @@ mod tests {
         let bytes = write(&plan()).unwrap();
         assert_eq!(read(&bytes).unwrap(), plan());
         assert_eq!(write(&read(&bytes).unwrap()).unwrap(), bytes);
-        assert!(bytes.starts_with(b"perilune-plan 3\nblake3 "));
+        assert!(bytes.starts_with(b"perilune-plan 4\nblake3 "));
     }
 
     #[test]

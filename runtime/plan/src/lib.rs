@@ -14,14 +14,18 @@
 //! [`container`] for the file format.
 
 pub mod container;
+mod mesh;
+mod traffic;
 mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub use mesh::{MAX_RANKS, Mesh, MeshAxis, Only, Shard};
+pub use traffic::Sent;
 pub use verify::PlanError;
 
 /// Version of the plan format; a reader refuses any other.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// Alignment of every kernel argument on a GPU, bytes.
 pub const GPU_ALIGN: u64 = 64;
@@ -89,6 +93,8 @@ pub struct Plan {
     pub name: String,
     /// What the kernel texts are for: `cpu` or `sm_90a`.
     pub target: String,
+    /// The ranks that run it together, all of them the same steps.
+    pub mesh: Mesh,
     /// Tensors that outlive a step: parameters, optimizer state, router biases.
     pub tensors: Vec<TensorDecl>,
     /// Kernels, each once however many layers launch it.
@@ -107,10 +113,14 @@ pub struct TensorDecl {
     pub name: String,
     /// Element type in storage.
     pub dtype: DType,
-    /// Extents, outermost first; row-major and contiguous.
+    /// Extents of what a rank holds, outermost first; row-major and contiguous.
     pub shape: Vec<u64>,
     /// What the tensor is.
     pub kind: TensorKind,
+    /// Which part of the tensor a rank holds; all of it, if absent.
+    pub shard: Option<Shard>,
+    /// The ranks that hold it; all of them, if absent. The others have no memory for it.
+    pub owner: Option<Only>,
 }
 
 impl TensorDecl {
@@ -212,8 +222,10 @@ pub struct FeedDecl {
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Extents; empty for a scalar.
+    /// Extents of what a rank is given; empty for a scalar.
     pub shape: Vec<u64>,
+    /// Which part of the input a rank is given; all of it, if absent.
+    pub shard: Option<Shard>,
 }
 
 /// A result the caller may read.
@@ -222,10 +234,12 @@ pub struct FeedDecl {
 pub struct FetchDecl {
     /// Name in the spec: `loss`, `attn.max_logit`.
     pub name: String,
-    /// Extents; empty for a scalar.
+    /// Extents of what a rank reads; empty for a scalar.
     pub shape: Vec<u64>,
     /// Index into [`Entry::buffers`].
     pub buffer: u32,
+    /// Which part of the result a rank reads; all of it, if absent.
+    pub shard: Option<Shard>,
 }
 
 /// A value's place.
@@ -259,6 +273,8 @@ pub struct Step {
     pub op: StepOp,
     /// The RON nodes this step computes, as indices into [`Plan::nodes`]; never empty.
     pub nodes: Vec<u32>,
+    /// The ranks that run it; all of them, if absent.
+    pub only: Option<Only>,
 }
 
 /// The closed set of things a runtime can do.
@@ -281,6 +297,98 @@ pub enum StepOp {
         /// Index into [`Entry::buffers`].
         dst: u32,
     },
+    /// An exchange between the ranks of a group.
+    Collective(Collective),
+}
+
+/// An exchange between the ranks of a group: every rank of it runs this step, at the same point of
+/// its list. Of one rank it is a copy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collective {
+    /// What is exchanged.
+    pub kind: CollectiveKind,
+    /// The group: the ranks that differ along these mesh axes only.
+    pub axes: Vec<u32>,
+    /// What a rank gives, as indices into [`Entry::buffers`].
+    pub send: Vec<u32>,
+    /// For `Broadcast` and `Reduce`, the place in the group of each value's root; else empty.
+    pub roots: Vec<u64>,
+    /// What it gets; no two of them, and none of them and what is sent, share bytes, except where
+    /// an `AllReduce`, a `Reduce` or a `Broadcast` gives a buffer back in its own place.
+    pub receive: Vec<u32>,
+}
+
+/// What a [`Collective`] exchanges. `n` is the number of ranks in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CollectiveKind {
+    /// `receive[i]` is the combination of all ranks' `send[i]`, all of one type (f64, f32, bf16 or
+    /// i32), taken as a pairwise tree in the order of the group.
+    AllReduce(Reduction),
+    /// `receive[i]` is the combination of all ranks' `send[i]` on rank `roots[i]`, as `AllReduce` takes
+    /// it; on the others it is their own `send[i]`.
+    Reduce(Reduction),
+    /// `receive[i]` is the `send[i]` of rank `roots[i]`; those of the others have no meaning.
+    Broadcast,
+    /// `[outer, part] → [outer, n, part]`: every rank's part, in the order of the group.
+    AllGather {
+        /// Extents in front of the dimension that is put together, multiplied.
+        outer: u64,
+    },
+    /// i32 `[n, m] → [n, m]`: piece `r` goes to rank `r`; what comes from it becomes piece `r`.
+    ExchangeCounts,
+    /// `(rows [any, row], sent i32 [n, e], received i32 [n, e]) → [most, row]`.
+    ///
+    /// A rank's rows are grouped by expert, ascending; `sent[r, x]` of them are for expert `x` of
+    /// rank `r`. It gets the rows for its own `e` experts, ordered by (expert, rank they come from,
+    /// their order there); `received[r, x]` of them come from rank `r` for its expert `x`. Rows
+    /// behind the last are zero.
+    Dispatch {
+        /// Elements of a row.
+        row: u64,
+    },
+    /// `(tokens [any, row], order i32 [slots], sent, received) → [most, row]`: `Dispatch` of rows of
+    /// which row `i` is that of token `order[i] / per_token`. A token goes to a rank once, with the
+    /// places of its rows there.
+    DispatchTokens {
+        /// Elements of a row.
+        row: u64,
+        /// Rows of a token.
+        per_token: u64,
+    },
+    /// `(rows [most, row], sent, received) → [any, row]`: the way back of `Dispatch`, each row to
+    /// the place that it came from.
+    Combine {
+        /// Elements of a row.
+        row: u64,
+    },
+}
+
+impl CollectiveKind {
+    /// Its name, as the ranks and their records call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CollectiveKind::AllReduce(_) => "all_reduce",
+            CollectiveKind::Reduce(_) => "reduce",
+            CollectiveKind::Broadcast => "broadcast",
+            CollectiveKind::AllGather { .. } => "all_gather",
+            CollectiveKind::ExchangeCounts => "exchange_counts",
+            CollectiveKind::Dispatch { .. } => "dispatch",
+            CollectiveKind::DispatchTokens { .. } => "dispatch_tokens",
+            CollectiveKind::Combine { .. } => "combine",
+        }
+    }
+}
+
+/// How ranks' values combine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reduction {
+    /// Their sum.
+    Sum,
+    /// Their maximum.
+    Max,
+    /// Their minimum.
+    Min,
 }
 
 /// Run every block of a kernel.

@@ -5,14 +5,16 @@
 //!   outside its arena, tensor or feed.
 //! - All arithmetic on numbers of the plan is checked: an overflow is a refusal.
 
+mod collective;
+
 use std::collections::HashSet;
 
 use thiserror::Error;
 
 use crate::{
     Attention, AttentionGrad, AttentionShape, Buffer, Contract, DType, Entry, Epilogue,
-    FORMAT_VERSION, GPU_ALIGN, HeadsView, KernelDecl, Launch, Loop, Place, Plan, Ragged,
-    RaggedForm, StepOp, View,
+    FORMAT_VERSION, FeedDecl, GPU_ALIGN, HeadsView, KernelDecl, Launch, Loop, Only, Place, Plan,
+    Ragged, RaggedForm, Shard, Step, StepOp, View,
 };
 
 /// The target whose kernels a CPU runs.
@@ -80,8 +82,12 @@ impl Plan {
             return Err(PlanError::Version { found: self.format });
         }
         self.verify_names().map_err(at("plan"))?;
+        self.mesh.verify().map_err(at("plan"))?;
         for tensor in &self.tensors {
-            elems(&tensor.shape).map_err(at(&format!("tensor `{}`", tensor.name)))?;
+            let place = format!("tensor `{}`", tensor.name);
+            elems(&tensor.shape).map_err(at(&place))?;
+            self.verify_shard(tensor.shard.as_ref(), &tensor.shape).map_err(at(&place))?;
+            self.verify_ranks(tensor.owner.as_ref()).map_err(at(&place))?;
         }
         for entry in &self.entries {
             let place = format!("entry `{}`", entry.name);
@@ -89,6 +95,7 @@ impl Plan {
             for (i, step) in entry.steps.iter().enumerate() {
                 let cx = StepCx { plan: self, entry };
                 cx.verify(&step.op).map_err(at(&format!("{place}, step {i}")))?;
+                self.verify_guard(entry, step).map_err(at(&format!("{place}, step {i}")))?;
                 let known = |n: &u32| (*n as usize) < self.nodes.len();
                 if step.nodes.is_empty() || !step.nodes.iter().all(known) {
                     let what = "no node, or one that does not exist".to_owned();
@@ -122,7 +129,7 @@ impl Plan {
         unique("feed", entry.feeds.iter().map(|f| f.name.as_str()))?;
         unique("fetch", entry.fetches.iter().map(|f| f.name.as_str()))?;
         for feed in &entry.feeds {
-            elems(&feed.shape).map_err(|e| format!("feed `{}`: {e}", feed.name))?;
+            self.verify_feed(feed).map_err(|e| format!("feed `{}`: {e}", feed.name))?;
         }
         for (i, buffer) in entry.buffers.iter().enumerate() {
             self.verify_buffer(entry, buffer).map_err(|e| format!("buffer {i}: {e}"))?;
@@ -132,8 +139,61 @@ impl Plan {
             if elems(&fetch.shape)? != buffer.elems {
                 return Err(format!("fetch `{}` has another extent than its buffer", fetch.name));
             }
+            self.verify_shard(fetch.shard.as_ref(), &fetch.shape)
+                .map_err(|e| format!("fetch `{}`: {e}", fetch.name))?;
         }
         Ok(())
+    }
+
+    /// A part of a tensor, and the tensor that the parts make.
+    fn verify_shard(&self, shard: Option<&Shard>, part: &[u64]) -> Check {
+        let Some(shard) = shard else { return Ok(()) };
+        let extent = part.get(shard.dim as usize);
+        let fits = extent.is_some_and(|e| shard.blocks > 0 && e.is_multiple_of(shard.blocks));
+        if !fits || !self.mesh.has(&shard.axes) {
+            return Err(format!("cut as `{shard}`, which it cannot be"));
+        }
+        elems(&shard.whole(&self.mesh, part)).map(|_| ())
+    }
+
+    /// Some of the ranks, of which there is one at least.
+    fn verify_ranks(&self, only: Option<&Only>) -> Check {
+        match only {
+            Some(only)
+                if !self.mesh.has(&only.axes) || only.at >= self.mesh.group_size(&only.axes) =>
+            {
+                Err(format!("ranks {only}, which the mesh lacks"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A step that reads or writes a tensor runs on ranks that hold it; a collective on whole groups.
+    fn verify_guard(&self, entry: &Entry, step: &Step) -> Check {
+        self.verify_ranks(step.only.as_ref())?;
+        if let (StepOp::Collective(c), Some(only)) = (&step.op, &step.only)
+            && c.axes.iter().any(|axis| only.axes.contains(axis))
+        {
+            return Err("a collective that not all of its ranks run".to_owned());
+        }
+        for n in touched(&step.op) {
+            let Place::Tensor(t) = buffer(entry, n)?.place else { continue };
+            let owner = self.tensors.get(t as usize).and_then(|tensor| tensor.owner.as_ref());
+            if owner.is_some() && owner != step.only.as_ref() {
+                return Err(format!("buffer {n} is a tensor that not all of its ranks hold"));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_feed(&self, feed: &FeedDecl) -> Check {
+        elems(&feed.shape)?;
+        self.verify_shard(feed.shard.as_ref(), &feed.shape)?;
+        let coordinate = self.mesh.of_feed(&feed.name).is_some();
+        match (coordinate, feed.dtype, feed.shape.is_empty()) {
+            (false, ..) | (true, DType::i32, true) => Ok(()),
+            (true, ..) => Err("a coordinate is an i32 scalar".to_owned()),
+        }
     }
 
     fn verify_buffer(&self, entry: &Entry, buffer: &Buffer) -> Check {
@@ -220,6 +280,35 @@ fn bytes(buffer: &Buffer) -> (Option<Place>, u64, u64) {
     }
 }
 
+/// Buffers that a step reads or writes.
+fn touched(op: &StepOp) -> Vec<u32> {
+    let epilogue = |e: &Option<Epilogue>| e.iter().flat_map(|e| e.launch.args.clone()).collect();
+    match op {
+        StepOp::Launch(launch) => launch.args.clone(),
+        StepOp::Contract(c) => {
+            let mut all: Vec<u32> = epilogue(&c.epilogue);
+            all.extend([c.a.buffer, c.b.buffer, c.c.buffer]);
+            all
+        }
+        StepOp::Ragged(r) => {
+            let mut all: Vec<u32> = epilogue(&r.epilogue);
+            all.extend([r.a.buffer, r.b.buffer, r.c.buffer, r.offsets.buffer]);
+            all
+        }
+        StepOp::Attention(a) => {
+            let heads = [&a.q, &a.k, &a.v, &a.o].map(|h| h.view.buffer);
+            let rest = a.lse.iter().chain(&a.max_logit).map(|v| v.buffer);
+            heads.into_iter().chain(rest).collect()
+        }
+        StepOp::AttentionGrad(a) => {
+            let heads = [&a.q, &a.k, &a.v, &a.o, &a.d_o, &a.d_q, &a.d_k, &a.d_v];
+            heads.map(|h| h.view.buffer).into_iter().chain([a.lse.buffer]).collect()
+        }
+        StepOp::Copy { src, dst } => vec![*src, *dst],
+        StepOp::Collective(c) => c.send.iter().chain(&c.receive).copied().collect(),
+    }
+}
+
 fn overlap(a: (Option<Place>, u64, u64), b: (Option<Place>, u64, u64)) -> bool {
     a.0 == b.0 && a.1 < b.2 && b.1 < a.2
 }
@@ -238,6 +327,7 @@ impl StepCx<'_> {
             StepOp::Ragged(ragged) => self.ragged(ragged),
             StepOp::Attention(attention) => self.attention(attention),
             StepOp::AttentionGrad(grad) => self.attention_grad(grad),
+            StepOp::Collective(collective) => self.collective(collective),
             StepOp::Copy { src, dst } => {
                 let (from, to) = (buffer(self.entry, *src)?, buffer(self.entry, *dst)?);
                 self.writable(*dst)?;

@@ -18,7 +18,7 @@ pub mod cpu;
 pub(crate) mod host;
 mod ptx_vm;
 
-use perilune_plan::{Entry, KernelDecl, Launch, Plan};
+use perilune_plan::{Entry, KernelDecl, Launch, Plan, Step};
 use perilune_ptx_vm::{Checks, Finding};
 
 use crate::profile::Counts;
@@ -90,6 +90,9 @@ impl Piece {
     }
 }
 
+/// Where each buffer of an entry lies, and which of its steps run.
+pub(crate) type Bindings<'a> = (&'a [Piece], &'a dyn Fn(&Step) -> bool);
+
 /// A step that a device cannot run.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -120,8 +123,9 @@ pub(crate) trait Device: Send {
     /// Threads of the host that take part.
     fn threads(&self) -> usize;
 
-    /// Binds an entry's steps to the places of its buffers. Entries are numbered as they are bound.
-    fn bind(&mut self, plan: &Plan, entry: &Entry, places: &[Piece]) -> Result<(), Refused>;
+    /// Binds an entry's steps to the places of its buffers, those of them that run here; the others
+    /// are never run. Entries are numbered as they are bound.
+    fn bind(&mut self, plan: &Plan, entry: &Entry, at: Bindings<'_>) -> Result<(), Refused>;
 
     /// A run of an entry begins: what its arena holds has no meaning, and is NaN if `poison`.
     fn begin(&mut self, entry: usize, poison: bool);

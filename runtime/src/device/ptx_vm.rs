@@ -11,7 +11,7 @@ use perilune_plan::{Entry, GPU_ALIGN, KernelDecl, Launch, Plan, StepOp};
 use perilune_ptx_vm::{Checks, Extents, Machine, Memory, Module, Options, Outcome, Space};
 
 use super::host::HostMemory;
-use super::{Device, Piece, Refused, StepFailure, Storage, launched};
+use super::{Bindings, Device, Piece, Refused, StepFailure, Storage, launched};
 use crate::RuntimeError;
 use crate::profile::Counts;
 use crate::session::MemoryUse;
@@ -31,7 +31,8 @@ pub(crate) struct PtxVm {
 }
 
 struct BoundEntry {
-    launches: Vec<BoundLaunch>,
+    /// By step; none where the session runs it.
+    launches: Vec<Option<BoundLaunch>>,
     arena_bytes: u64,
 }
 
@@ -118,16 +119,14 @@ impl PtxVm {
 
     /// What a launch wrote becomes the session's.
     fn take_back(&mut self, entry: usize, step: usize, memory: &Memory) {
-        for index in 0..self.entries[entry].launches[step].windows.len() {
-            let window = &self.entries[entry].launches[step].windows[index];
-            if !window.written {
-                continue;
-            }
-            let piece = window.piece;
-            if let Some(bytes) = memory.read(&window.name) {
+        let launch = self.entries[entry].launches[step].as_ref();
+        let written = launch.iter().flat_map(|l| &l.windows).filter(|window| window.written);
+        let written: Vec<(Piece, String)> = written.map(|w| (w.piece, w.name.clone())).collect();
+        for (piece, name) in written {
+            if let Some(bytes) = memory.read(&name) {
                 self.memory.set(piece, &bytes);
             }
-            let known = memory.known(&window.name).map(<[bool]>::to_vec);
+            let known = memory.known(&name).map(<[bool]>::to_vec);
             if let Some(known) = known {
                 self.set_known(piece, |of| of.copy_from_slice(&known));
             }
@@ -140,15 +139,27 @@ impl Device for PtxVm {
         self.threads
     }
 
-    fn bind(&mut self, plan: &Plan, entry: &Entry, places: &[Piece]) -> Result<(), Refused> {
+    fn bind(
+        &mut self,
+        plan: &Plan,
+        entry: &Entry,
+        (places, runs): Bindings<'_>,
+    ) -> Result<(), Refused> {
         let mut launches = Vec::with_capacity(entry.steps.len());
         for (step, planned) in entry.steps.iter().enumerate() {
-            let StepOp::Launch(launch) = &planned.op else {
-                let what = "a plan for a GPU holds launches alone".to_owned();
-                return Err(Refused { step, what });
-            };
-            let bound = bind(plan, entry, (launch, &self.modules), places);
-            launches.push(bound.map_err(|what| Refused { step, what })?);
+            launches.push(match &planned.op {
+                _ if !runs(planned) => None,
+                StepOp::Launch(launch) => {
+                    let bound = bind(plan, entry, (launch, &self.modules), places);
+                    Some(bound.map_err(|what| Refused { step, what })?)
+                }
+                // The session runs it.
+                StepOp::Collective(_) => None,
+                _ => {
+                    let what = "a plan for a GPU holds launches and collectives alone".to_owned();
+                    return Err(Refused { step, what });
+                }
+            });
         }
         self.entries.push(BoundEntry { launches, arena_bytes: entry.arena_bytes });
         Ok(())
@@ -167,15 +178,16 @@ impl Device for PtxVm {
         step: usize,
         measure: bool,
     ) -> Result<Option<Counts>, StepFailure> {
-        let launch = &self.entries[entry].launches[step];
+        let Some(launch) = &self.entries[entry].launches[step] else { return Ok(None) };
         if launch.extents.grid[0] == 0 {
             return Ok(Some(Counts::default()));
         }
         let fresh: Vec<Piece> = launch.windows.iter().flat_map(|w| &w.fresh).copied().collect();
+        let kernel = launch.name.clone();
         for piece in fresh {
             self.set_known(piece, |known| known.fill(false));
         }
-        let launch = &self.entries[entry].launches[step];
+        let Some(launch) = &self.entries[entry].launches[step] else { return Ok(None) };
         let lent = self.lend(launch).ok_or_else(|| {
             StepFailure::Data("the arguments take more memory than the machine has".to_owned())
         })?;
@@ -189,12 +201,12 @@ impl Device for PtxVm {
         let outcome = Machine::run_with(module, &launch.name, launch.extents, lent, &options)
             .map_err(|error| StepFailure::Data(error.to_string()))?;
         self.take_back(entry, step, &outcome.memory);
-        let kernel = &self.entries[entry].launches[step].name;
-        conclude(kernel, outcome)
+        conclude(&kernel, outcome)
     }
 
     fn write(&mut self, piece: Piece, bytes: &[u8]) -> Result<(), RuntimeError> {
         self.memory.set(piece, bytes);
+        self.set_known(piece, |known| known.fill(true));
         Ok(())
     }
 

@@ -161,7 +161,7 @@ impl Snapshot {
         data: DataCursor,
     ) -> Result<Self, RuntimeError> {
         let (mut weights, mut state) = (BTreeMap::new(), BTreeMap::new());
-        for decl in &session.plan().tensors {
+        for decl in session.plan().tensors.iter().filter(|decl| session.holds(decl)) {
             let kept = match decl.kind {
                 TensorKind::Param | TensorKind::Buffer => &mut weights,
                 TensorKind::State => &mut state,
@@ -171,13 +171,14 @@ impl Snapshot {
         Ok(Snapshot { step, plan: plan.to_owned(), data, weights, state })
     }
 
-    /// Sets every persistent tensor of a session.
+    /// Sets every persistent tensor that a session holds.
     ///
     /// # Errors
     /// [`RuntimeError::UnknownTensor`] for a tensor of the plan that the snapshot lacks,
     /// [`RuntimeError::TensorType`] for one of another type; nothing is set then.
     pub fn restore(&self, session: &mut Session) -> Result<(), RuntimeError> {
-        let decls = session.plan().tensors.clone();
+        let mut decls = session.plan().tensors.clone();
+        decls.retain(|decl| session.holds(decl));
         let mut values = Vec::with_capacity(decls.len());
         for decl in &decls {
             let kept = match decl.kind {

@@ -17,6 +17,8 @@ fn keeper() -> PlanBuilder {
         dtype: DType::f32,
         shape: vec![3],
         kind: TensorKind::State,
+        shard: None,
+        owner: None,
     });
     builder.entry().buffers.push(Buffer { dtype: DType::f32, elems: 3, place: Place::Tensor(0) });
     let state = builder.entry().buffers.len() as u32 - 1;
@@ -165,7 +167,12 @@ fn bad_plans() -> Vec<(&'static str, PlanBuilder)> {
             p.entry().buffers.push(Buffer { dtype: DType::f32, elems: 10, place: Place::Feed(0) });
         }),
         ("fetch of another size", |p| {
-            p.entry().fetches.push(FetchDecl { name: "x".into(), shape: vec![10], buffer: 0 });
+            p.entry().fetches.push(FetchDecl {
+                name: "x".into(),
+                shape: vec![10],
+                buffer: 0,
+                shard: None,
+            });
         }),
         ("heads that do not divide", |p| {
             let view = HeadsView { view: whole(0), batch: 0, seq: 0, head: 0 };
@@ -241,7 +248,7 @@ fn a_plan_for_another_device_or_beyond_memory_is_refused() {
     for shape in [vec![1 << 60], vec![u64::MAX, u64::MAX]] {
         let mut plan = keeper().plan;
         let name = "huge".to_owned();
-        plan.entries[0].feeds.push(FeedDecl { name, dtype: DType::f32, shape });
+        plan.entries[0].feeds.push(FeedDecl { name, dtype: DType::f32, shape, shard: None });
         assert!(matches!(open(plan).err(), Some(RuntimeError::Memory { .. })));
     }
 }

@@ -1,7 +1,7 @@
 //! Small plans for the executor's tests: operands are feeds, results are fetches.
 use perilune_plan::{
-    Buffer, DType, Entry, FORMAT_VERSION, FeedDecl, FetchDecl, KernelDecl, KernelParam, Place,
-    Plan, Step, StepOp, View,
+    Buffer, DType, Entry, FORMAT_VERSION, FeedDecl, FetchDecl, KernelDecl, KernelParam, Mesh,
+    Place, Plan, Step, StepOp, View,
 };
 use perilune_runtime::{HostTensor, Options, RuntimeError, Session};
 
@@ -24,6 +24,7 @@ impl PlanBuilder {
             format: FORMAT_VERSION,
             name: "test".to_owned(),
             target: "cpu".to_owned(),
+            mesh: Mesh::default(),
             tensors: Vec::new(),
             kernels: Vec::new(),
             entries: vec![entry],
@@ -45,7 +46,7 @@ impl PlanBuilder {
     pub(crate) fn feed(&mut self, dtype: DType, shape: &[u64]) -> u32 {
         let index = self.entry().feeds.len() as u32;
         let name = format!("f{index}");
-        self.entry().feeds.push(FeedDecl { name, dtype, shape: shape.to_vec() });
+        self.entry().feeds.push(FeedDecl { name, dtype, shape: shape.to_vec(), shard: None });
         self.buffer(dtype, shape.iter().product(), Place::Feed(index))
     }
 
@@ -65,7 +66,7 @@ impl PlanBuilder {
 
     pub(crate) fn fetch(&mut self, buffer: u32, shape: &[u64]) {
         let name = format!("r{}", self.entry().fetches.len());
-        self.entry().fetches.push(FetchDecl { name, shape: shape.to_vec(), buffer });
+        self.entry().fetches.push(FetchDecl { name, shape: shape.to_vec(), buffer, shard: None });
     }
 
     pub(crate) fn kernel(&mut self, decl: KernelDecl) -> u32 {
@@ -74,7 +75,7 @@ impl PlanBuilder {
     }
 
     pub(crate) fn step(&mut self, op: StepOp) {
-        self.entry().steps.push(Step { op, nodes: vec![0] });
+        self.entry().steps.push(Step { op, nodes: vec![0], only: None });
     }
 
     /// Runs `main` with poisoned memory.

@@ -70,7 +70,8 @@ pub(crate) fn serial_op(kernel: &Kernel) -> Option<&DialectOp> {
             DialectOp::Attention { .. }
             | DialectOp::AttentionGrad { .. }
             | DialectOp::RaggedRows { .. }
-            | DialectOp::RaggedOuter => None,
+            | DialectOp::RaggedOuter
+            | DialectOp::Collective(_) => None,
         },
         _ => None,
     }
@@ -94,7 +95,8 @@ pub(crate) fn emit(kernel: &Kernel, grain: Grain) -> Result<SerialLoops, Interna
         DialectOp::Attention { .. }
         | DialectOp::AttentionGrad { .. }
         | DialectOp::RaggedRows { .. }
-        | DialectOp::RaggedOuter => {
+        | DialectOp::RaggedOuter
+        | DialectOp::Collective(_) => {
             return Err(InternalError::new("serial", "a plan step has no loops"));
         }
     };

@@ -44,6 +44,9 @@ pub(super) fn shared_rows(a: &Facts, b: &Facts) -> u64 {
 impl Fuser<'_> {
     /// Judges the edge that is `slot`.
     pub(super) fn judge_edge(&self, producer: usize, consumer: usize, slot: Slot) -> Reason {
+        if self.entry.calls[producer].only != self.entry.calls[consumer].only {
+            return Reason::OtherRanks;
+        }
         let (a, b) = (self.groups.find(producer), self.groups.find(consumer));
         let (p, c) = (&self.facts[a], &self.facts[b]);
         if p.shape == Shape::Columns {

@@ -7,7 +7,10 @@
 use std::fmt::Write as _;
 
 use super::super::literal::{float, number, symbol};
-use super::super::{Combine, ContractDims, DialectOp, Generic, Kernel, KernelOp, OpKind, V};
+use super::super::{
+    Collective, CollectiveKind, Combine, ContractDims, DialectOp, Generic, Kernel, KernelOp,
+    OpKind, V,
+};
 use super::{arrow, body, list, tensor};
 use crate::types::{DType, Type};
 
@@ -249,7 +252,31 @@ fn dialect_text(op: &DialectOp) -> (&'static str, String) {
         DialectOp::Histogram { bound } => ("histogram", count("bound", *bound)),
         DialectOp::CumSum { exclusive } => ("cum_sum", flag("exclusive", *exclusive)),
         DialectOp::ScatterAdd { extent } => ("scatter_add", count("extent", *extent)),
+        DialectOp::Collective(collective) => (collective.name(), group(collective)),
     }
+}
+
+/// Attributes of a collective.
+fn group(collective: &Collective) -> String {
+    let own = match collective.kind {
+        CollectiveKind::AllReduce(combine) | CollectiveKind::Reduce(combine) => {
+            format!("combine = \"{}\", ", combine.name())
+        }
+        CollectiveKind::AllGather { dim } => format!("dim = {dim} : i64, "),
+        CollectiveKind::ExchangeCounts | CollectiveKind::Broadcast => String::new(),
+        CollectiveKind::DispatchTokens { rows, per_token } => {
+            format!("per_token = {per_token} : i64, rows = {rows} : i64, ")
+        }
+        CollectiveKind::Dispatch { rows } | CollectiveKind::Combine { rows } => {
+            format!("rows = {rows} : i64, ")
+        }
+    };
+    let axes = list(&collective.axes, u32::to_string);
+    let roots = match collective.roots.is_empty() {
+        true => String::new(),
+        false => format!(", roots = \"{}\"", list(&collective.roots, u64::to_string)),
+    };
+    format!(" {{axes = \"{axes}\", {own}ranks = {} : i64{roots}}}", collective.ranks)
 }
 
 /// Identity of a combiner.

@@ -12,13 +12,20 @@ mod kernel;
 
 use std::fmt::Write as _;
 
+use perilune_plan::{Only, Shard};
+
 use super::literal::{string, symbol};
 use super::{ArgKind, Call, Decision, EntryFn, Kernel, Place, Program, ResultTarget, Slot};
 use crate::types::Type;
 
 /// The text of a program.
 pub fn print(program: &Program) -> String {
-    let mut out = format!("module attributes {{perilune.name = {}}} {{\n", string(&program.name));
+    let mesh = match program.mesh.ranks() {
+        1 => String::new(),
+        _ => format!("perilune.mesh = {}, ", string(&program.mesh.to_string())),
+    };
+    let name = string(&program.name);
+    let mut out = format!("module attributes {{{mesh}perilune.name = {name}}} {{\n");
     for kernel in &program.kernels {
         kernel::print(&mut out, kernel);
     }
@@ -60,6 +67,16 @@ pub(super) fn kind_name(kind: ArgKind) -> &'static str {
     }
 }
 
+/// How an argument or a result is cut, after its other attributes.
+fn shard(shard: Option<&Shard>) -> String {
+    shard.map_or(String::new(), |s| format!(", perilune.shard = {}", string(&s.to_string())))
+}
+
+/// The ranks that something is for.
+fn only(before: &str, only: Option<&Only>) -> String {
+    only.map_or(String::new(), |o| format!("{before}perilune.only = {}", string(&o.to_string())))
+}
+
 fn place_name(place: Place) -> String {
     match place {
         Place::Arena(offset) => format!("\"arena {offset}\""),
@@ -71,7 +88,8 @@ fn print_entry(out: &mut String, entry: &EntryFn, kernels: &[Kernel]) {
     let types = entry.slot_types(kernels);
     let args = list(entry.args.iter().enumerate(), |(i, arg)| {
         let (ty, name, kind) = (tensor(&arg.ty), string(&arg.name), kind_name(arg.kind));
-        format!("%s{i}: {ty} {{perilune.kind = \"{kind}\", perilune.name = {name}}}")
+        let shard = shard(arg.shard.as_ref()) + &only(", ", arg.owner.as_ref());
+        format!("%s{i}: {ty} {{perilune.kind = \"{kind}\", perilune.name = {name}{shard}}}")
     });
     let ty = |slot: Slot| tensor(&types[slot.0 as usize]);
     let results: Vec<String> = entry
@@ -82,7 +100,8 @@ fn print_entry(out: &mut String, entry: &EntryFn, kernels: &[Kernel]) {
                 ResultTarget::Update(name) => ("update", name),
                 ResultTarget::Fetch(name) => ("fetch", name),
             };
-            format!("{} {{perilune.{attribute} = {}}}", ty(r.value), string(name))
+            let shard = shard(r.shard.as_ref());
+            format!("{} {{perilune.{attribute} = {}{shard}}}", ty(r.value), string(name))
         })
         .collect();
     let arena = entry.layout.as_ref().map_or(String::new(), |l| {
@@ -112,6 +131,9 @@ fn print_call(
     let mut attributes = Vec::new();
     if let Some(rows) = call.epilogue {
         attributes.push(format!("perilune.epilogue = {rows} : i64"));
+    }
+    if call.only.is_some() {
+        attributes.push(only("", call.only.as_ref()));
     }
     if !call.decisions.is_empty() {
         attributes.push(format!("perilune.fusion = [{}]", list(&call.decisions, decision)));

@@ -11,7 +11,8 @@ use melior::ir::{Attribute, BlockLike};
 
 use super::super::normal::canonical_bits;
 use super::super::{
-    ContractDims, DialectOp, Generic, Kernel, KernelOp, MAX_CONSTANT_ELEMS, OpKind, V,
+    Collective, CollectiveKind, Combine, ContractDims, DialectOp, Generic, Kernel, KernelOp,
+    MAX_CONSTANT_ELEMS, OpKind, V,
 };
 use super::body;
 use super::{
@@ -199,8 +200,46 @@ fn dialect(op: Op<'_, '_>, name: &str) -> Result<DialectOp> {
         "histogram" => DialectOp::Histogram { bound: count("bound")? },
         "cum_sum" => DialectOp::CumSum { exclusive: flag("exclusive")? },
         "scatter_add" => DialectOp::ScatterAdd { extent: count("extent")? },
-        _ => return refuse(format!("`perilune.{name}` in a kernel")),
+        _ => DialectOp::Collective(collective(op, name)?),
     })
+}
+
+/// A collective by its name.
+fn collective(op: Op<'_, '_>, name: &str) -> Result<Collective> {
+    let count = |name: &str| unsigned(attribute(op, name)?);
+    let kind = match name {
+        "all_reduce" | "reduce" => {
+            let combine = super::string(attribute(op, "combine")?)?;
+            let known = [Combine::Sum, Combine::Max, Combine::Min];
+            match known.into_iter().find(|c| c.name() == combine) {
+                Some(combine) if name == "reduce" => CollectiveKind::Reduce(combine),
+                Some(combine) => CollectiveKind::AllReduce(combine),
+                None => return refuse(format!("ranks do not combine by `{combine}`")),
+            }
+        }
+        "all_gather" => CollectiveKind::AllGather { dim: count("dim")? },
+        "broadcast" => CollectiveKind::Broadcast,
+        "exchange_counts" => CollectiveKind::ExchangeCounts,
+        "dispatch" => CollectiveKind::Dispatch { rows: count("rows")? },
+        "dispatch_tokens" => {
+            let (rows, per_token) = (count("rows")?, count("per_token")?);
+            CollectiveKind::DispatchTokens { rows, per_token }
+        }
+        "combine" => CollectiveKind::Combine { rows: count("rows")? },
+        _ => return refuse(format!("`perilune.{name}` in a kernel")),
+    };
+    let axes = listed(&super::string(attribute(op, "axes")?)?)?;
+    let roots = match op.attribute("roots") {
+        Ok(roots) => listed(&super::string(roots)?)?,
+        Err(_) => Vec::new(),
+    };
+    Ok(Collective { kind, axes, ranks: count("ranks")?, roots })
+}
+
+/// Numbers separated by commas.
+fn listed<T: std::str::FromStr>(text: &str) -> Result<Vec<T>> {
+    let numbers = text.split(", ").map(|number| number.parse().ok()).collect::<Option<_>>();
+    numbers.ok_or_else(|| ReadError { message: format!("`{text}` is no list of numbers") })
 }
 
 /// f64 bits of a scalar attribute.

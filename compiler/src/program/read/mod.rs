@@ -21,6 +21,8 @@ use melior::ir::{
     Attribute, BlockLike, BlockRef, Location, OperationRef, RegionLike, Value, ValueLike,
 };
 
+use perilune_plan::{Only, Shard};
+
 use super::verify::verify;
 use super::{
     ArgKind, Call, Decision, EntryArg, EntryFn, EntryResult, Kernel, Layout, Place, Program,
@@ -70,6 +72,9 @@ pub fn read(mlir: &Mlir, text: &str) -> Result<Program> {
     let mut program = Program::default();
     if let Ok(name) = module.as_operation().attribute("perilune.name") {
         program.name = string(name)?;
+    }
+    if let Ok(mesh) = module.as_operation().attribute("perilune.mesh") {
+        program.mesh = string(mesh)?.parse().map_err(|message| ReadError { message })?;
     }
     let mut numbers: HashMap<String, u32> = HashMap::new();
     for op in operations(module.body()) {
@@ -319,7 +324,8 @@ fn entry(
             "func.return" => {
                 for n in 0..inner.operand_count() {
                     let value = slot(&slots, inner, n)?;
-                    entry.results.push(EntryResult { value, target: target(op, n)? });
+                    let (target, shard) = (target(op, n)?, shard(op, "res_attrs", n)?);
+                    entry.results.push(EntryResult { value, target, shard });
                 }
             }
             other => return refuse(format!("`{other}` in an entry")),
@@ -339,9 +345,24 @@ fn entry_arg(op: Op<'_, '_>, n: usize, ty: Type) -> Result<EntryArg> {
     let kinds = [ArgKind::Param, ArgKind::Buffer, ArgKind::State, ArgKind::Feed];
     let kind = text("perilune.kind")?;
     match kinds.into_iter().find(|k| super::print::kind_name(*k) == kind) {
-        Some(kind) => Ok(EntryArg { name: text("perilune.name")?, ty, kind }),
+        Some(kind) => {
+            let shard = shard(op, "arg_attrs", n)?;
+            let owner = nth(op, "arg_attrs", n, "perilune.only")?.map(only).transpose()?;
+            Ok(EntryArg { name: text("perilune.name")?, ty, kind, shard, owner })
+        }
         None => refuse(format!("argument kind `{kind}` is not known")),
     }
+}
+
+/// How an argument or a result is cut.
+fn shard(op: Op<'_, '_>, list: &str, n: usize) -> Result<Option<Shard>> {
+    let text = nth(op, list, n, "perilune.shard")?.map(string).transpose()?;
+    text.map(|t| t.parse().map_err(|message| ReadError { message })).transpose()
+}
+
+/// The ranks that something is for.
+fn only(attribute: Attribute<'_>) -> Result<Only> {
+    string(attribute)?.parse().map_err(|message| ReadError { message })
 }
 
 fn target(op: Op<'_, '_>, n: usize) -> Result<ResultTarget> {
@@ -382,12 +403,13 @@ fn call(
         slots.insert(result_key(op, n)?, Slot(first_result.0 + n as u32));
     }
     let epilogue = op.attribute("perilune.epilogue").ok().map(unsigned).transpose()?;
+    let only = op.attribute("perilune.only").ok().map(only).transpose()?;
     let nodes = nodes(op.location())?;
     let decisions = match op.attribute("perilune.fusion") {
         Ok(list) => array(list)?.into_iter().map(decision).collect::<Result<_>>()?,
         Err(_) => Vec::new(),
     };
-    Ok(Call { kernel: *kernel, args, first_result, nodes, epilogue, decisions })
+    Ok(Call { kernel: *kernel, args, first_result, nodes, epilogue, only, decisions })
 }
 
 fn decision(attribute: Attribute<'_>) -> Result<Decision> {

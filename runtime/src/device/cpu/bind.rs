@@ -64,7 +64,12 @@ pub(crate) enum BoundStep {
     Ragged(RaggedStep),
     Attention(AttentionStep),
     AttentionGrad(AttentionGradStep),
-    Copy { source: Span, target: Span },
+    Copy {
+        source: Span,
+        target: Span,
+    },
+    /// A collective, which the session runs, or a step of other ranks.
+    Elsewhere,
 }
 
 impl From<WorkerPanic> for StepFailure {
@@ -86,6 +91,7 @@ impl BoundStep {
                 target.copy_from(*source);
                 Ok(())
             }
+            BoundStep::Elsewhere => Ok(()),
         }
     }
 }
@@ -114,6 +120,7 @@ impl Binder<'_> {
             StepOp::Attention(attention) => BoundStep::Attention(self.attention(attention)?),
             StepOp::AttentionGrad(grad) => BoundStep::AttentionGrad(self.attention_grad(grad)?),
             StepOp::Copy { src, dst } => self.copy(*src, *dst)?,
+            StepOp::Collective(_) => BoundStep::Elsewhere,
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! # Invariants
 //! - A product runs on the calling thread alone; `k` is summed in f32, in ascending panels.
+//! - A row of a product is the same whatever the number of rows, from two on, where `k` is at most
+//!   512: ranks that share rows out compute what one rank does.
 //! - bf16 operands are widened block by block; a bf16 result is rounded once, at the end.
 
 use std::cell::RefCell;
@@ -18,6 +20,9 @@ const WIDEN_K: usize = 1024;
 const TRANSPOSE_K: usize = 512;
 /// Rows of a result from which a transposed copy of `b` pays.
 const TRANSPOSE_ROWS: usize = 32;
+
+/// Elements of a result up to which the library takes dot products.
+const SMALL_PRODUCT: usize = 256;
 
 /// A strided matrix in memory: element `(i, j)` lies `i·rs + j·cs` elements after `base`.
 #[derive(Clone, Copy, Debug)]
@@ -222,7 +227,11 @@ unsafe fn multiply_f32(c: Operand, a: Operand, b: Operand, extents: Extents, sca
 /// As [`multiply`]; all three are f32.
 unsafe fn multiply_row_major(c: Operand, a: Operand, b: Operand, extents: Extents, scale: Scale) {
     let Extents { m, n, k } = extents;
-    if b.cs == 1 || b.rs != 1 || m < TRANSPOSE_ROWS || k < 8 || n < 8 {
+    // The library sums small products of contiguous rows in another order. A copy keeps an element
+    // of a small product what it is in a large one.
+    let small = a.cs == 1 && m.min(n) > 1 && m * n <= SMALL_PRODUCT;
+    let pays = m >= TRANSPOSE_ROWS && k >= 8 && n >= 8;
+    if b.cs == 1 || b.rs != 1 || !(small || pays) {
         // SAFETY: the caller's promise.
         return unsafe { call_gemm(c, a, b, extents, scale) };
     }

@@ -27,7 +27,7 @@ use self::bind::{Binder, BoundStep};
 use self::jit::Kernels;
 use self::pool::Pool;
 use super::host::HostMemory;
-use super::{Device, Piece, Refused, StepFailure};
+use super::{Bindings, Device, Piece, Refused, StepFailure};
 use crate::RuntimeError;
 use crate::profile::Counts;
 use crate::session::MemoryUse;
@@ -68,7 +68,12 @@ impl Device for Cpu {
         self.pool.threads()
     }
 
-    fn bind(&mut self, plan: &Plan, entry: &Entry, places: &[Piece]) -> Result<(), Refused> {
+    fn bind(
+        &mut self,
+        plan: &Plan,
+        entry: &Entry,
+        (places, runs): Bindings<'_>,
+    ) -> Result<(), Refused> {
         let spans = places.iter().map(|piece| self.memory.span(*piece)).collect::<Option<_>>();
         let spans = spans.ok_or_else(|| Refused {
             step: 0,
@@ -77,7 +82,10 @@ impl Device for Cpu {
         let binder = Binder { plan, entry, spans, kernels: &self.kernels };
         let mut steps = Vec::with_capacity(entry.steps.len());
         for (step, planned) in entry.steps.iter().enumerate() {
-            steps.push(binder.step(&planned.op).map_err(|what| Refused { step, what })?);
+            steps.push(match runs(planned) {
+                true => binder.step(&planned.op).map_err(|what| Refused { step, what })?,
+                false => BoundStep::Elsewhere,
+            });
         }
         self.entries.push(BoundEntry { steps, arena_bytes: entry.arena_bytes });
         Ok(())

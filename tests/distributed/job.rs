@@ -1,0 +1,211 @@
+//! Running a spec on a mesh: one thread for each rank, each with its part of the batch.
+//!
+//! # Invariants
+//! - Batches follow from a seed and the step alone, so every mesh sees the same ones.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use perilune::library::Library;
+use perilune_compiler::compile::compile;
+use perilune_compiler::elaborate::{Elaborated, load_spec_on};
+use perilune_compiler::lower::Target;
+use perilune_compiler::ops::Rng;
+use perilune_compiler::source::Loader;
+use perilune_plan::{DType, FeedDecl, Mesh, Plan, Shard};
+use perilune_runtime::comm::in_process;
+use perilune_runtime::{Fetches, HostTensor, Options, Session, shards};
+
+/// A spec, settings of its dims, and how often it is stepped.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) files: Library,
+    pub(crate) path: String,
+    pub(crate) sets: Vec<(String, String)>,
+    pub(crate) steps: u64,
+}
+
+/// What a rank saw and holds at the end.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Per step, fetches by name.
+    pub(crate) steps: Vec<BTreeMap<String, HostTensor>>,
+    /// Persistent tensors, put together.
+    pub(crate) tensors: BTreeMap<String, HostTensor>,
+    /// Loss of an evaluation after the last step.
+    pub(crate) eval: f32,
+    /// Bytes that the rank holds.
+    pub(crate) tensor_bytes: u64,
+    /// Bytes that the rank sent to others in the steps, by kind of collective.
+    pub(crate) sent: BTreeMap<String, u64>,
+    /// Its place, and how its fetches are cut.
+    pub(crate) mesh: Mesh,
+    pub(crate) rank: u32,
+    pub(crate) cuts: BTreeMap<String, Shard>,
+}
+
+impl Case {
+    /// A shipped training step.
+    pub(crate) fn shipped(path: &str, sets: &[(&str, &str)], steps: u64) -> Self {
+        let sets = sets.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Case { files: Library::default(), path: path.to_owned(), sets, steps }
+    }
+
+    /// The same with a part of one of its files replaced.
+    pub(crate) fn edit(&mut self, path: &str, from: &str, to: &str) {
+        let text = self.files.load(path).expect("a file");
+        assert!(text.contains(from), "`{path}` has no `{from}`");
+        self.files = self.files.clone().with(path, text.replacen(from, to, 1));
+    }
+
+    /// What the spec means on a mesh.
+    pub(crate) fn elaborated(&self, mesh: &str) -> Elaborated {
+        let mesh_or_own = Some(mesh).filter(|mesh| !mesh.is_empty());
+        let (spec, told, _) = load_spec_on(&self.files, &self.path, &self.sets, mesh_or_own);
+        spec.unwrap_or_else(|| panic!("{} on {mesh}: {:?}", self.path, told.list()))
+    }
+
+    /// The plan of a rank on a mesh.
+    pub(crate) fn plan(&self, mesh: &str) -> Plan {
+        compile(&self.elaborated(mesh), Target::Cpu).expect("compiles").plan
+    }
+
+    /// Trains on a mesh; one outcome for each rank.
+    pub(crate) fn run(&self, mesh: &str) -> Vec<Outcome> {
+        let plan = self.plan(mesh);
+        let ranks = in_process::ranks(plan.mesh.ranks() as u32);
+        let threads: Vec<_> = ranks
+            .into_iter()
+            .map(|rank| {
+                let (plan, steps) = (plan.clone(), self.steps);
+                thread::spawn(move || {
+                    let options = Options { threads: Some(1), poison: true, ..Options::default() };
+                    let session = Session::on_rank(plan, options, Box::new(rank));
+                    train(&mut session.expect("binds"), steps)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().expect("a rank ends well")).collect()
+    }
+}
+
+fn train(session: &mut Session, steps: u64) -> Outcome {
+    run(session, "init", 0);
+    let mut seen = Vec::new();
+    let before = sent(session);
+    for step in 1..=steps {
+        let fetches = run(session, "train_step", step);
+        seen.push(fetches.iter().map(|(n, v)| (n.to_owned(), v.clone())).collect());
+    }
+    let mut sent = sent(session);
+    sent.iter_mut().for_each(|(name, n)| *n -= before.get(name).copied().unwrap_or(0));
+    let step = session.plan().entries.iter().find(|e| e.name == "train_step");
+    let fetches = step.expect("a step").fetches.iter();
+    let cuts = fetches.filter_map(|f| Some((f.name.clone(), f.shard.clone()?))).collect();
+    let eval = run(session, "eval", steps + 1).scalar("loss").expect("a loss");
+    let names: Vec<String> = session.plan().tensors.iter().map(|t| t.name.clone()).collect();
+    let whole = |name: String| {
+        let value = session.whole_tensor(&name).expect("all parts");
+        (name, value)
+    };
+    let tensors = names.into_iter().map(whole).collect();
+    Outcome {
+        steps: seen,
+        tensors,
+        eval,
+        tensor_bytes: session.memory().tensors,
+        sent,
+        mesh: session.plan().mesh.clone(),
+        rank: session.rank(),
+        cuts,
+    }
+}
+
+/// Bytes sent so far, by kind of collective.
+fn sent(session: &mut Session) -> BTreeMap<String, u64> {
+    let traffic = session.communicator().traffic();
+    traffic.iter().map(|(name, sent)| (name.to_owned(), sent.bytes)).collect()
+}
+
+fn run(session: &mut Session, entry: &str, step: u64) -> Fetches {
+    let plan = session.plan();
+    let decls = plan.entries.iter().find(|e| e.name == entry).expect("an entry").feeds.clone();
+    let mesh = plan.mesh.clone();
+    let rank = session.rank();
+    let own = decls.iter().filter(|decl| mesh.of_feed(&decl.name).is_none());
+    let feeds: Vec<(String, HostTensor)> = own
+        .map(|decl| {
+            let value = match &decl.shard {
+                None => whole(decl, &decl.shape, step),
+                Some(shard) => {
+                    let whole = whole(decl, &shard.whole(&mesh, &decl.shape), step);
+                    shards::part(&whole, shard, (&mesh, rank)).expect("a part")
+                }
+            };
+            (decl.name.clone(), value)
+        })
+        .collect();
+    let feeds: Vec<(&str, &HostTensor)> = feeds.iter().map(|(n, v)| (n.as_str(), v)).collect();
+    session.run(entry, &feeds).expect("runs")
+}
+
+/// A feed of the whole job.
+fn whole(decl: &FeedDecl, shape: &[u64], step: u64) -> HostTensor {
+    let count = shape.iter().product::<u64>() as usize;
+    let seed = decl.name.bytes().fold(step, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let mut rng = Rng::new(seed);
+    match (decl.name.as_str(), decl.dtype) {
+        ("step", _) => HostTensor::scalar_f32(step as f32),
+        ("seed", _) => HostTensor::scalar_i32(1),
+        ("targets", _) => {
+            // A few are left out, and not as many on each rank.
+            let ids: Vec<i32> = (0..count).map(|_| rng.below(70) as i32 - 6).collect();
+            HostTensor::from_i32(shape, &ids).expect("fits")
+        }
+        (_, DType::i32) => {
+            let ids: Vec<i32> = (0..count).map(|_| rng.below(64) as i32).collect();
+            HostTensor::from_i32(shape, &ids).expect("fits")
+        }
+        _ => {
+            let values: Vec<f32> = (0..count).map(|_| rng.float() as f32).collect();
+            HostTensor::from_f32(shape, &values).expect("fits")
+        }
+    }
+}
+
+/// Largest difference of two tensors, relative to the largest element.
+pub(crate) fn distance(a: &HostTensor, b: &HostTensor) -> f32 {
+    assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()));
+    if a.dtype() == DType::i32 {
+        return if a.bytes() == b.bytes() { 0.0 } else { f32::INFINITY };
+    }
+    let (a, b) = (a.to_f32().expect("floats"), b.to_f32().expect("floats"));
+    let size = a.iter().chain(&b).fold(1e-6f32, |m, x| m.max(x.abs()));
+    let worst = a.iter().zip(&b).map(|(x, y)| if x == y { 0.0 } else { (x - y).abs() });
+    worst.fold(0.0, f32::max) / size
+}
+
+/// Compares the ranks of a mesh with one rank alone.
+pub(crate) fn compare(one: &Outcome, ranks: &[Outcome], bound: f32, what: &str) {
+    for (rank, outcome) in ranks.iter().enumerate() {
+        for (step, (want, got)) in one.steps.iter().zip(&outcome.steps).enumerate() {
+            for (name, value) in want {
+                let place = (&outcome.mesh, outcome.rank);
+                let want = match outcome.cuts.get(name) {
+                    None => value.clone(),
+                    Some(shard) => shards::part(value, shard, place).expect("a part"),
+                };
+                let off = distance(&want, &got[name]);
+                assert!(off <= bound, "{what}, rank {rank}, step {step}, `{name}`: {off:e}");
+            }
+        }
+        let off = (one.eval - outcome.eval).abs() / one.eval.abs();
+        assert!(off <= bound, "{what}, rank {rank}, eval: {off:e}");
+        for (name, value) in &one.tensors {
+            let off = distance(value, &outcome.tensors[name]);
+            assert!(off <= bound, "{what}, rank {rank}, tensor `{name}`: {off:e}");
+        }
+        // What every rank holds is the same to the bit: sums over ranks are taken in one order.
+        assert!(outcome.tensors == ranks[0].tensors, "{what}: ranks 0 and {rank} differ");
+    }
+}

@@ -305,10 +305,12 @@ mod tests {
             first_result: Slot(kernel + 1),
             nodes: Vec::new(),
             epilogue: None,
+            only: None,
             decisions: Vec::new(),
         };
         let ty = Type::new(DType::f32, [64]);
-        let args = vec![EntryArg { name: "x".into(), ty, kind: ArgKind::Feed }];
+        let args =
+            vec![EntryArg { name: "x".into(), ty, kind: ArgKind::Feed, shard: None, owner: None }];
         // Nothing reads the results of the second call.
         let entry = EntryFn { args, calls: vec![call(0), call(1)], ..EntryFn::default() };
         let places = layout(&entry, &kernels).places;

@@ -9,6 +9,7 @@
 mod deterministic;
 mod fallback;
 mod job;
+mod kimi_k2;
 mod meshes;
 mod routing;
 mod traffic;

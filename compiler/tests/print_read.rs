@@ -238,7 +238,7 @@ impl Make<'_> {
     fn collective(&mut self, n: u64) -> (DialectOp, Vec<Type>, Vec<Type>) {
         let ty = |dtype: DType, shape: &[u64]| Type::new(dtype, shape);
         let (f, i, ranks) = (self.rng.pick(&[DType::f32, DType::bf16]), DType::i32, n + 1);
-        let (values, counts) = (vec![ty(f, &[n, 3]), ty(f, &[])], ty(i, &[2 * ranks]));
+        let (values, counts) = (vec![ty(f, &[n, 3]); 2], ty(i, &[2 * ranks]));
         let rows = |more: &[Type]| [more, &[counts.clone(), counts.clone()]].concat();
         let routed = vec![ty(f, &[5, 3])];
         let (kind, operands, results) = match self.rng.below(8) {

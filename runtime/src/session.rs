@@ -292,9 +292,7 @@ impl Session {
             | StepOp::Ragged(_)
             | StepOp::Attention(_)
             | StepOp::AttentionGrad(_)
-            | StepOp::Copy { .. } => {
-                self.device.run(index, step, measure).map_err(|failure| Stopped::Step(failure))
-            }
+            | StepOp::Copy { .. } => self.device.run(index, step, measure).map_err(Stopped::Step),
         };
         ran.map_err(|stopped| match stopped {
             Stopped::Step(failure) => failed(&self.plan, (entry, step), failure),

@@ -130,7 +130,7 @@ pub(crate) const SGD_UPDATE: &str = r#"Block(
 
 #[test]
 fn experts_anywhere_compute_what_experts_on_one_rank_do() {
-    let config = Config { cases: 20, rng_seed: RngSeed::Fixed(7), ..Config::default() };
+    let config = Config { cases: 14, rng_seed: RngSeed::Fixed(7), ..Config::default() };
     TestRunner::new(Config { failure_persistence: None, ..config })
         .run(&recipes(), |recipe| {
             let case = case(&recipe);

@@ -23,7 +23,7 @@ pub struct Collective {
 /// [`perilune_plan::CollectiveKind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CollectiveKind {
-    /// `(x, y, ..) → (x, y, ..)`, each combined over the ranks.
+    /// `(x, y, ..) → (x, y, ..)`, all of one type, each combined over the ranks.
     AllReduce(Combine),
     /// `(x, y, ..) → (x, y, ..)`, each combined over the ranks on its root.
     Reduce(Combine),

@@ -134,7 +134,9 @@ fn collective(c: &Collective, operands: &[&Type]) -> Option<Vec<Type>> {
     };
     let same = || operands.iter().map(|ty| (*ty).clone()).collect::<Vec<_>>();
     let combined = operands.iter().all(|ty| !matches!(ty.dtype, DType::f16 | DType::i1));
+    let alike = operands.windows(2).all(|pair| pair[0] == pair[1]);
     match (c.kind, operands) {
+        (kind, _) if kind.is_each_by_itself() && !alike => None,
         (CollectiveKind::AllReduce(_), _) => combined.then(same),
         (CollectiveKind::Reduce(_), _) => (combined && c.roots.len() == operands.len()).then(same),
         (CollectiveKind::Broadcast, _) => (c.roots.len() == operands.len()).then(same),

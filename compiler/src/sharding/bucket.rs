@@ -4,7 +4,7 @@
 //! read. Between the two it waits for others of its kind and group.
 //!
 //! # Invariants
-//! - A bucket holds whole values; none is larger than the limit but by its only value.
+//! - A bucket holds whole values of one type, as the dialect has it; none is larger than the limit but by its only value.
 //! - The order of other nodes stays.
 
 use std::collections::BTreeMap;
@@ -15,14 +15,14 @@ use perilune_plan::Only;
 use crate::graph::{Graph, Node, NodeId, Origin, ValueDef};
 use crate::ops::{Exchange, Op, Value};
 use crate::program::Collective;
-use crate::types::DType;
+use crate::types::Type;
 
 /// Exchanges that wait together.
 struct Bucket {
     /// The ranks that run it.
     only: Option<Only>,
     collective: Collective,
-    dtype: DType,
+    ty: Type,
     operands: Vec<Value>,
     results: Vec<Value>,
     origins: Vec<Origin>,
@@ -107,7 +107,7 @@ impl Buckets<'_> {
         let fits = |b: &Bucket| {
             let (a, b_c) = (&b.collective, collective);
             let group = (a.kind, &a.axes, a.ranks) == (b_c.kind, &b_c.axes, b_c.ranks);
-            group && b.dtype == ty.dtype && b.only.as_ref() == only
+            group && b.ty == *ty && b.only.as_ref() == only
         };
         if self.waiting.iter().any(|b| fits(b) && b.bytes + ty.bytes() > self.limit) {
             self.flush(&fits);
@@ -116,7 +116,7 @@ impl Buckets<'_> {
             self.waiting.push(Bucket {
                 only: only.cloned(),
                 collective: Collective { roots: Vec::new(), ..collective.clone() },
-                dtype: ty.dtype,
+                ty: ty.clone(),
                 operands: Vec::new(),
                 results: Vec::new(),
                 origins: Vec::new(),

@@ -169,7 +169,8 @@ fn slice(cx: &mut Sharder<'_>, node: &Node, op: &Slice, form: &Form) -> Done<Rul
         return along(cx, node, op.dim);
     }
     let extent = cx.old.ty(node.operands[0]).shape[op.dim as usize];
-    let one_block = op.len * shard.blocks == extent && op.len > 0 && op.start % op.len == 0;
+    let one_block =
+        op.len * shard.blocks == extent && op.len > 0 && op.start.is_multiple_of(op.len);
     if u64::from(shard.dim) != op.dim || shard.blocks == 1 || !one_block {
         return Ok(Err(Reason::AcrossCut));
     }

@@ -10,7 +10,7 @@
 //!   the compiler.
 //! - Results do not depend on the number of threads: work is cut by shapes alone.
 //! - Data from outside (plans, feeds, files) gives typed errors, never a panic.
-//! - `unsafe` lives in [`device`], each block with its reason.
+//! - `unsafe` lives in [`device`] and in the calls to MPI and NCCL, each block with its reason.
 //!
 //! A kernel's text is machine code in waiting: running a plan means trusting whoever wrote it as
 //! one trusts a shared library.

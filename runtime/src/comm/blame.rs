@@ -57,8 +57,8 @@ pub(crate) fn blame(
     (me, site): (u32, &OwnedSite),
     missing: &[u32],
 ) -> Option<Verdict> {
-    let edges = waits(standings, (me, site), missing);
-    let reached = || edges.iter().map(|edge| edge.to);
+    let waits = waits(standings, me, missing);
+    let reached = || waits.iter().copied();
     let standing = |rank: u32| standings.get(rank as usize);
     if let Some(lost) = reached().find_map(|rank| standing(rank)?.verdict.clone()) {
         return Some(Verdict::Told(lost));
@@ -68,7 +68,7 @@ pub(crate) fn blame(
         let rank = reached().find(|&rank| standing(rank).is_none_or(|s| s.inside.is_none()))?;
         Some((rank, Cause::Late))
     };
-    let elsewhere = || elsewhere(standings, &edges);
+    let elsewhere = || elsewhere(standings, (me, site), &waits);
     let first = || reached().next().map(|rank| (rank, Cause::Silent));
     let (rank, cause) = certain.or_else(outside).or_else(elsewhere).or_else(first)?;
     Some(Verdict::Found { rank, cause })
@@ -88,31 +88,21 @@ pub(crate) enum Verdict {
     },
 }
 
-/// One rank waits for another at a site.
-struct Edge<'a> {
-    site: &'a OwnedSite,
-    to: u32,
-}
-
-/// Who waits for whom, from `me` outwards; every rank is reached once.
-fn waits<'a>(
-    standings: &'a [Standing],
-    (me, site): (u32, &'a OwnedSite),
-    missing: &[u32],
-) -> Vec<Edge<'a>> {
-    let mut edges: Vec<Edge<'a>> = missing.iter().map(|&to| Edge { site, to }).collect();
+/// The ranks that `me` waits for, those that they wait for, and so on; each once.
+fn waits(standings: &[Standing], me: u32, missing: &[u32]) -> Vec<u32> {
+    let mut reached = missing.to_vec();
     let mut next = 0;
-    while let Some(edge) = edges.get(next) {
+    while let Some(&rank) = reached.get(next) {
         next += 1;
-        let standing = standings.get(edge.to as usize).filter(|s| s.life == Life::Alive);
+        let standing = standings.get(rank as usize).filter(|s| s.life == Life::Alive);
         let Some(inside) = standing.and_then(|s| s.inside.as_ref()) else { continue };
         for &to in &inside.missing {
-            if to != me && edges.iter().all(|known| known.to != to) {
-                edges.push(Edge { site: &inside.site, to });
+            if to != me && !reached.contains(&to) {
+                reached.push(to);
             }
         }
     }
-    edges
+    reached
 }
 
 fn certain(life: Life) -> Option<Cause> {
@@ -125,22 +115,31 @@ fn certain(life: Life) -> Option<Cause> {
     }
 }
 
-/// A rank that is in another collective than the one that waits for it.
-fn elsewhere(standings: &[Standing], edges: &[Edge<'_>]) -> Option<(u32, Cause)> {
-    edges.iter().find_map(|edge| {
-        let inside = standings.get(edge.to as usize)?.inside.as_ref()?;
-        let differs = inside.site != *edge.site;
-        differs.then(|| (edge.to, Cause::Elsewhere { entered: inside.site.to_string() }))
-    })
+/// The rank whose collective differs from that of most others, among those that wait.
+fn elsewhere(
+    standings: &[Standing],
+    (me, site): (u32, &OwnedSite),
+    waits: &[u32],
+) -> Option<(u32, Cause)> {
+    let mut ranks = vec![me];
+    let mut sites = vec![site.to_string()];
+    for &rank in waits {
+        if let Some(inside) = standings.get(rank as usize).and_then(|s| s.inside.as_ref()) {
+            ranks.push(rank);
+            sites.push(inside.site.to_string());
+        }
+    }
+    let odd = *odd_ones_out(&sites, 0).first()?;
+    Some((ranks[odd], Cause::Elsewhere { entered: sites[odd].clone() }))
 }
 
-/// The member of a group whose collective differs from that of most others, given each member's
-/// collective by a key; `None` where all agree. `own` is this rank's place: where two are as many,
-/// it takes itself to be right.
-pub(crate) fn odd_one_out<K: Ord>(keys: &[K], own: usize) -> Option<usize> {
+/// The members of a group whose key differs from that of most. Where two keys are as frequent, that
+/// of the member at `favoured` is taken to be right, then the first one.
+pub(crate) fn odd_ones_out<K: Ord>(keys: &[K], favoured: usize) -> Vec<usize> {
     let count = |key: &K| keys.iter().filter(|other| *other == key).count();
-    let best = (0..keys.len()).max_by_key(|&i| (count(&keys[i]), keys[i] == keys[own]))?;
-    (0..keys.len()).find(|&i| keys[i] != keys[best])
+    let weight = |i: &usize| (count(&keys[*i]), keys[*i] == keys[favoured]);
+    let Some(best) = (0..keys.len()).rev().max_by_key(weight) else { return Vec::new() };
+    (0..keys.len()).filter(|&i| keys[i] != keys[best]).collect()
 }
 
 #[cfg(test)]
@@ -210,10 +209,12 @@ mod tests {
 
     #[test]
     fn the_minority_is_the_odd_one_out() {
-        assert_eq!(odd_one_out(&[5, 5, 6, 5], 0), Some(2));
-        assert_eq!(odd_one_out(&[5, 5, 6, 5], 2), Some(2));
-        assert_eq!(odd_one_out(&[5, 6], 0), Some(1));
-        assert_eq!(odd_one_out(&[5, 6], 1), Some(0));
-        assert_eq!(odd_one_out(&[5, 5], 1), None);
+        assert_eq!(odd_ones_out(&[5, 5, 6, 5], 0), [2]);
+        assert_eq!(odd_ones_out(&[5, 5, 6, 5], 2), [2]);
+        assert_eq!(odd_ones_out(&[5, 6, 6, 7], 0), [0, 3]);
+        assert_eq!(odd_ones_out(&[5, 6], 0), [1]);
+        assert_eq!(odd_ones_out(&[5, 6], 1), [0]);
+        assert_eq!(odd_ones_out(&[5, 5], 1), [0usize; 0]);
+        assert_eq!(odd_ones_out::<u8>(&[], 0), [0usize; 0]);
     }
 }

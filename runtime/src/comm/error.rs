@@ -20,6 +20,24 @@ pub enum CommError {
         /// What is wrong.
         what: String,
     },
+    /// The ranks of a job cannot come together: what started them, or where they meet, is wrong.
+    #[error("{what}")]
+    Refused {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        help: String,
+    },
+    /// The ranks do not run the same thing.
+    #[error("{} another {what} than most ({most})", named(ranks))]
+    Disagree {
+        /// `plan`.
+        what: &'static str,
+        /// The ranks that differ from most.
+        ranks: Vec<u32>,
+        /// How many agree.
+        most: usize,
+    },
     /// What carries the bytes failed by itself.
     #[error("{carrier} failed: {what}")]
     Carrier {
@@ -28,6 +46,16 @@ pub enum CommError {
         /// Its words.
         what: String,
     },
+}
+
+fn named(ranks: &[u32]) -> String {
+    match ranks {
+        [one] => format!("rank {one} has"),
+        _ => {
+            let list: Vec<String> = ranks.iter().map(u32::to_string).collect();
+            format!("ranks {} have", list.join(", "))
+        }
+    }
 }
 
 /// A rank that others waited for in vain.

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::blame::{Inside, Life, Standing, Verdict, blame, odd_one_out};
+use super::blame::{Inside, Life, Standing, Verdict, blame, odd_ones_out};
 use super::{
     Cause, CommError, Communicator, DEFAULT_TIMEOUT, Lost, OwnedSite, Site, Traffic, host,
     place_in_group,
@@ -111,7 +111,7 @@ impl InProcess {
     }
 
     /// Takes parcels until all are here or hope is lost.
-    fn collect(&self, waiting: &mut Waiting<'_>) -> Result<(), Lost> {
+    fn collect(&self, waiting: &mut Waiting<'_>) -> Result<(), Box<Lost>> {
         let size = self.job.size as usize;
         let mut state = self.job.lock();
         loop {
@@ -141,27 +141,27 @@ impl InProcess {
         }
     }
 
-    fn judge(&self, state: &State, waiting: &Waiting<'_>, missing: &[u32]) -> Lost {
+    fn judge(&self, state: &State, waiting: &Waiting<'_>, missing: &[u32]) -> Box<Lost> {
         match blame(&state.standings, (self.rank, waiting.site), missing) {
-            Some(Verdict::Told(lost)) => lost,
+            Some(Verdict::Told(lost)) => Box::new(lost),
             Some(Verdict::Found { rank, cause }) => self.lost(waiting, rank, cause),
             None => self.lost(waiting, self.rank, Cause::Silent),
         }
     }
 
-    fn lost(&self, waiting: &Waiting<'_>, rank: u32, cause: Cause) -> Lost {
+    fn lost(&self, waiting: &Waiting<'_>, rank: u32, cause: Cause) -> Box<Lost> {
         let site = OwnedSite::clone(waiting.site);
-        Lost { rank, host: host::name(), cause, site, waited: waiting.begin.elapsed() }
+        Box::new(Lost { rank, host: host::name(), cause, site, waited: waiting.begin.elapsed() })
     }
 
     /// Checks that all parcels are of this collective and as long as expected.
-    fn check(&self, waiting: &Waiting<'_>, receive: &[&mut [u8]]) -> Result<(), Lost> {
+    fn check(&self, waiting: &Waiting<'_>, receive: &[&mut [u8]]) -> Result<(), Box<Lost>> {
         let sites = waiting.parcels.iter().map(|parcel| match parcel {
             Some(parcel) => parcel.site.to_string(),
             None => waiting.site.to_string(),
         });
         let sites: Vec<String> = sites.collect();
-        if let Some(odd) = odd_one_out(&sites, waiting.own) {
+        if let Some(&odd) = odd_ones_out(&sites, waiting.own).first() {
             let entered = sites[odd].clone();
             return Err(self.lost(waiting, waiting.group[odd], Cause::Elsewhere { entered }));
         }
@@ -205,8 +205,8 @@ impl Communicator for InProcess {
         self.post(&waiting, send);
         let done = self.collect(&mut waiting).and_then(|()| self.check(&waiting, receive));
         if let Err(lost) = done {
-            self.set_standing(|standing| standing.verdict = Some(lost.clone()));
-            return Err(Box::new(lost).into());
+            self.set_standing(|standing| standing.verdict = Some((*lost).clone()));
+            return Err(lost.into());
         }
         for (piece, parcel) in receive.iter_mut().zip(&waiting.parcels) {
             piece.copy_from_slice(

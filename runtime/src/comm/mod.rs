@@ -22,10 +22,18 @@ mod traffic;
 mod reduce;
 mod collective;
 mod blame;
+mod envelope;
+pub mod bootstrap;
 mod single;
 pub mod in_process;
+#[cfg(feature = "mpi")]
+mod mpi;
+pub mod nccl;
 mod delayed;
+pub mod flight;
 
+#[cfg(feature = "mpi")]
+pub use self::mpi::{Mpi, Started};
 pub use blame::{Inside, Life, Standing};
 pub use collective::{all_gather, all_reduce, barrier, broadcast, reduce};
 pub use delayed::Delayed;

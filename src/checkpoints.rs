@@ -61,6 +61,14 @@ impl Checkpoints {
         Ok(store.steps().map_err(|error| failure(&error))?.last().copied())
     }
 
+    /// The checkpoint of a step.
+    ///
+    /// # Errors
+    /// When it is not there, or damaged.
+    pub fn at(&self, step: u64) -> Result<Snapshot, Failure> {
+        self.store.load(step).map_err(|error| failure(&error))
+    }
+
     /// Removes all of them.
     ///
     /// # Errors

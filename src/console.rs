@@ -54,6 +54,12 @@ impl Console {
         Console { json, quiet, color, live: terminal && !quiet, lost: Cell::new(false) }
     }
 
+    /// The console of a rank: only rank 0 writes messages that are no errors.
+    pub fn of_rank(&self, rank: u32) -> Self {
+        let silent = rank > 0;
+        Console { quiet: self.quiet || silent, live: self.live && !silent, ..self.clone() }
+    }
+
     /// Writes data to stdout, ending it with a newline.
     pub fn data(&self, text: &str) {
         let newline = if text.ends_with('\n') { "" } else { "\n" };
@@ -76,6 +82,11 @@ impl Console {
         if !self.quiet {
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
+    }
+
+    /// Writes a message to stderr that is never left out.
+    pub fn error(&self, text: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 
     /// How the command ends: as it would, unless its data was lost.

@@ -22,12 +22,33 @@ pub enum Exit {
     Internal = 4,
     /// Asked to leave (SIGTERM, SIGUSR1): a checkpoint is saved, start again with `--resume`.
     Preempted = 10,
+    /// A rank of the job was lost or hangs: start again with `--resume`.
+    RankLost = 11,
     /// A loss or a gradient is not finite.
     NonFinite = 12,
     /// A file is corrupt: a plan or weights whose hash or layout is wrong.
     Integrity = 13,
     /// Interrupted from the keyboard: 128 + SIGINT, as shells report it.
     Interrupted = 130,
+}
+
+impl Exit {
+    /// The exit code with a number; `None` for numbers that are not ours.
+    pub fn from_code(code: u8) -> Option<Exit> {
+        let all = [
+            Exit::Ok,
+            Exit::Spec,
+            Exit::Usage,
+            Exit::Environment,
+            Exit::Internal,
+            Exit::Preempted,
+            Exit::RankLost,
+            Exit::NonFinite,
+            Exit::Integrity,
+            Exit::Interrupted,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == code)
+    }
 }
 
 /// Why a command failed.

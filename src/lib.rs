@@ -20,6 +20,8 @@ pub mod pipeline;
 pub mod training;
 pub mod checkpoints;
 pub mod signals;
+pub mod launch;
+pub mod ranks;
 pub mod weights;
 pub mod hf;
 pub mod parity;

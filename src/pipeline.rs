@@ -16,6 +16,7 @@ use perilune_compiler::sharding;
 use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
+use perilune_runtime::comm::CommError;
 use perilune_runtime::io::safetensors::SafetensorsError;
 use perilune_runtime::{DeviceKind, KernelFindings, Options, RuntimeError, Session};
 
@@ -217,6 +218,7 @@ pub fn runtime(error: RuntimeError) -> Failure {
         | RuntimeError::UnknownTensor { .. }
         | RuntimeError::UnknownEntry { .. } => Exit::Spec,
         RuntimeError::Findings(found) if is_limit(found) => Exit::Environment,
+        RuntimeError::Comm(error) => return comm(error),
         _ => Exit::Internal,
     };
     let help = match &error {
@@ -244,6 +246,28 @@ pub fn runtime(error: RuntimeError) -> Failure {
 /// Whether the virtual machine stopped a kernel at a limit and found nothing wrong with it.
 fn is_limit(found: &KernelFindings) -> bool {
     found.findings.iter().all(|finding| finding.code == "V1302")
+}
+
+/// An error between ranks as a failure: a lost rank is worth another start, a job that cannot come
+/// together is the machine's, ranks that run different things are the user's.
+pub fn comm(error: &CommError) -> Failure {
+    let exit = match error {
+        CommError::Lost(_) => Exit::RankLost,
+        CommError::Refused { .. } | CommError::Carrier { .. } => Exit::Environment,
+        CommError::Disagree { .. } => Exit::Spec,
+        _ => Exit::Internal,
+    };
+    let failure = Failure::new(exit, error.to_string());
+    match error {
+        CommError::Lost(_) => failure.help(
+            "`perilune hang-report` on the run's `flight` folder shows what every rank did last",
+        ),
+        CommError::Refused { help, .. } => failure.help(help.clone()),
+        CommError::Disagree { .. } => {
+            failure.help("start every rank with the same spec, settings and version")
+        }
+        _ => failure,
+    }
 }
 
 /// A weights file's error as a failure: the system's refusals are the machine's, damage the file's.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 
@@ -42,5 +43,36 @@ impl Signals {
             return Some(Exit::Interrupted);
         }
         self.preempted.load(Ordering::Relaxed).then_some(Exit::Preempted)
+    }
+}
+
+/// Signals that a process passes on to those it watches, instead of ending.
+#[derive(Clone, Debug, Default)]
+pub struct Forwarded {
+    pending: [Arc<AtomicBool>; FORWARDED.len()],
+}
+
+/// What is passed on: the keyboard's interrupt, and a scheduler's requests.
+const FORWARDED: [(i32, Signal); 3] =
+    [(SIGINT, Signal::INT), (SIGTERM, Signal::TERM), (SIGUSR1, Signal::USR1)];
+
+impl Forwarded {
+    /// Watches for signals from now on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn watch() -> std::io::Result<Self> {
+        let forwarded = Forwarded::default();
+        for ((number, _), pending) in FORWARDED.iter().zip(&forwarded.pending) {
+            flag::register(*number, Arc::clone(pending))?;
+        }
+        Ok(forwarded)
+    }
+
+    /// The signals that came since it was asked last.
+    pub fn take(&self) -> Vec<Signal> {
+        let all = FORWARDED.iter().zip(&self.pending);
+        let came = all.filter(|(_, pending)| pending.swap(false, Ordering::Relaxed));
+        came.map(|((_, signal), _)| *signal).collect()
     }
 }

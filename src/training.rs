@@ -3,6 +3,8 @@
 //! # Invariants
 //! - A run depends on the plan, the text, the seed and the number of steps; not on threads or time,
 //!   nor on how often it was left and gone on with.
+//! - On a mesh every rank takes its part of the same batches, and all of them leave after the same
+//!   step.
 //! - Every step and every look at the validation split gives one record, in order.
 //! - A loss or gradient that is not finite ends the run: at once, or where the compiled step skips
 //!   such updates, when it stays so; weights are then those of the last good step.
@@ -10,14 +12,15 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use perilune_plan::{DType, Entry, FeedDecl};
+use perilune_plan::{DType, Entry, FeedDecl, Mesh};
 use perilune_runtime::data::{Batch, BatchShape, DataError, Dataset, Tokens};
-use perilune_runtime::{Fetches, HostTensor, Session};
+use perilune_runtime::{Fetches, HostTensor, Session, shards};
 
 use crate::corpus::Corpus;
 use crate::exit::{Exit, Failure};
 use crate::metrics::{End, Eval, Profile, ProfileRow, Record, Step, median};
 use crate::pipeline::runtime;
+use crate::ranks;
 
 /// Entry that sets the initial weights.
 pub const INIT: &str = "init";
@@ -85,7 +88,7 @@ pub trait Observer {
 /// When the plan cannot be run on a text, the text is too short or has tokens that the model lacks,
 /// or fewer steps are asked for than are done.
 pub fn check(session: &Session, corpus: &Corpus, settings: &Settings) -> Result<(), Failure> {
-    let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
+    let shape = batch_shape(session, TRAIN_STEP)?;
     check_vocabulary(session, corpus)?;
     corpus.batches(shape).map_err(|error| data(&error))?;
     let Settings { done, steps, .. } = *settings;
@@ -108,7 +111,7 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<End, Failure> {
     check(session, corpus, settings)?;
-    let shape = batch_shape(entry(session, TRAIN_STEP)?)?;
+    let shape = batch_shape(session, TRAIN_STEP)?;
     let batches = corpus.batches(shape).map_err(|error| data(&error))?;
     if settings.done == 0 && entry(session, INIT).is_ok() {
         run(session, INIT, &Given { step: 0, batch: None, settings })?;
@@ -199,7 +202,7 @@ impl Training<'_> {
 
     /// The mean loss of some batches of the validation split.
     fn evaluate(&mut self, step: u64, count: u64) -> Result<f64, Failure> {
-        let shape = batch_shape(entry(self.session, EVAL)?)?;
+        let shape = batch_shape(self.session, EVAL)?;
         let batches = self.corpus.batches(shape).map_err(|error| data(&error))?;
         let (mut sum, mut tokens) = (0.0, 0);
         for index in 0..batches.eval_batches().min(count.max(1)) {
@@ -229,7 +232,10 @@ impl Training<'_> {
 
     /// Leaves after a step if that was asked for, with a checkpoint.
     fn leave_if_asked(&mut self, step: u64) -> Result<(), Failure> {
-        let Some(exit) = self.observer.leave() else { return Ok(()) };
+        let asked = self.observer.leave().map_or(0, |exit| i32::from(exit as u8));
+        let asked = ranks::largest(self.session.communicator(), "leave", asked)?;
+        let exit = u8::try_from(asked).ok().filter(|code| *code > 0).and_then(Exit::from_code);
+        let Some(exit) = exit else { return Ok(()) };
         let left = format!("left after step {step}");
         let failure = |headline: String| Failure::new(exit, headline);
         if self.settings.checkpoint_every == 0 {
@@ -245,22 +251,32 @@ impl Training<'_> {
     }
 }
 
-/// Rows of an entry's batches and tokens in each; several micro-batches count as more rows.
+/// Rows of an entry's batches and tokens in each, all ranks together; several micro-batches count
+/// as more rows.
 ///
 /// # Errors
 /// When the entry does not read token ids.
-pub fn batch_shape(entry: &Entry) -> Result<BatchShape, Failure> {
+pub fn rows_and_length(entry: &Entry, mesh: &Mesh) -> Result<BatchShape, Failure> {
     let feed = entry.feeds.iter().find(|feed| feed.name == "tokens");
     let feed = feed.filter(|feed| feed.dtype == DType::i32).ok_or_else(|| {
         Failure::input(format!("`{}` has no input `tokens` of i32", entry.name))
             .help("training on text feeds `tokens`, `targets` and `step`")
     })?;
-    match feed.shape.split_last() {
+    match whole_shape(feed, mesh).split_last() {
         Some((&seq, rows)) if seq > 0 && rows.iter().all(|&r| r > 0) => {
             Ok(BatchShape { rows: rows.iter().product::<u64>() as usize, seq: seq as usize })
         }
         _ => Err(Failure::input("`tokens` must have rows and a length, none of them 0")),
     }
+}
+
+fn batch_shape(session: &Session, name: &str) -> Result<BatchShape, Failure> {
+    rows_and_length(entry(session, name)?, &session.plan().mesh)
+}
+
+/// The shape of a feed, of which each rank may get a part.
+fn whole_shape(decl: &FeedDecl, mesh: &Mesh) -> Vec<u64> {
+    decl.shard.as_ref().map_or_else(|| decl.shape.clone(), |s| s.whole(mesh, &decl.shape))
 }
 
 fn entry<'a>(session: &'a Session, name: &str) -> Result<&'a Entry, Failure> {
@@ -301,14 +317,24 @@ fn run(session: &mut Session, name: &str, given: &Given<'_>) -> Result<Fetches, 
     let feeds = entry(session, name)?.feeds.iter();
     let asked = feeds.filter(|decl| mesh.of_feed(&decl.name).is_none());
     let values: Result<Vec<(String, HostTensor)>, Failure> =
-        asked.map(|decl| Ok((decl.name.clone(), feed(decl, given)?))).collect();
+        asked.map(|decl| Ok((decl.name.clone(), part(session, decl, given)?))).collect();
     let values = values?;
     let feeds: Vec<(&str, &HostTensor)> = values.iter().map(|(n, v)| (n.as_str(), v)).collect();
     session.run(name, &feeds).map_err(runtime)
 }
 
-fn feed(decl: &FeedDecl, given: &Given<'_>) -> Result<HostTensor, Failure> {
-    let ids = |ids: &[i32]| HostTensor::from_i32(&decl.shape, ids).map_err(runtime);
+/// This rank's part of a feed.
+fn part(session: &Session, decl: &FeedDecl, given: &Given<'_>) -> Result<HostTensor, Failure> {
+    let mesh = &session.plan().mesh;
+    let whole = feed(decl, &whole_shape(decl, mesh), given)?;
+    match &decl.shard {
+        None => Ok(whole),
+        Some(shard) => shards::part(&whole, shard, (mesh, session.rank())).map_err(runtime),
+    }
+}
+
+fn feed(decl: &FeedDecl, shape: &[u64], given: &Given<'_>) -> Result<HostTensor, Failure> {
+    let ids = |ids: &[i32]| HostTensor::from_i32(shape, ids).map_err(runtime);
     let value = match decl.name.as_str() {
         "tokens" => given.batch.map(|batch| ids(&batch.tokens)),
         "targets" => given.batch.map(|batch| ids(&batch.targets)),
@@ -350,9 +376,11 @@ fn train_step(
     let finite = loss.is_finite() && whole.iter().flatten().all(|value| value.is_finite());
     let skipped = !finite && settings.skips;
     let mut record = Step { step, loss, seconds, tokens_per_s, skipped, ..Step::default() };
+    let decls = &entry(session, TRAIN_STEP)?.fetches;
+    let cut = |name: &str| decls.iter().any(|decl| decl.name == name && decl.shard.is_some());
     for (name, value) in fetches.iter() {
         let numeric = value.dtype().is_float() || value.dtype() == DType::i32;
-        if !numeric || value.elems() > MAX_RECORDED || name == "loss" {
+        if !numeric || value.elems() > MAX_RECORDED || name == "loss" || cut(name) {
             continue;
         }
         let values = numbers(value)?;

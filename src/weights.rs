@@ -6,23 +6,32 @@
 use std::path::Path;
 
 use perilune_plan::TensorKind;
+use perilune_runtime::Session;
 use perilune_runtime::io::safetensors;
-use perilune_runtime::{HostTensor, Session};
 
 use crate::exit::Failure;
 use crate::pipeline::{io, runtime};
 
-/// Writes every parameter and buffer, whole or not at all.
+/// Writes every parameter and buffer, whole or not at all. On a mesh every rank calls it; rank 0
+/// puts the parts together and writes.
 ///
 /// # Errors
 /// When a tensor cannot be read or the file cannot be written.
-pub fn write(session: &Session, path: &Path) -> Result<(), Failure> {
+pub fn write(session: &mut Session, path: &Path) -> Result<(), Failure> {
     let exported = session.plan().tensors.iter().filter(|t| t.kind != TensorKind::State);
-    let values: Result<Vec<(&str, HostTensor)>, Failure> = exported
-        .map(|decl| Ok((decl.name.as_str(), session.tensor(&decl.name).map_err(runtime)?)))
-        .collect();
-    let values = values?;
-    let tensors = values.iter().map(|(name, value)| (*name, value));
+    let names: Vec<String> = exported.map(|decl| decl.name.clone()).collect();
+    let mut values = Vec::new();
+    for name in names {
+        let value = session.whole_tensor(&name).map_err(runtime)?;
+        // One after the other: no other rank holds more than one whole tensor.
+        if session.rank() == 0 {
+            values.push((name, value));
+        }
+    }
+    if session.rank() > 0 {
+        return Ok(());
+    }
+    let tensors = values.iter().map(|(name, value)| (name.as_str(), value));
     safetensors::write(path, tensors, None).map_err(|error| io(&error))
 }
 
@@ -30,8 +39,8 @@ pub fn write(session: &Session, path: &Path) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use perilune_plan::{DType, FORMAT_VERSION, Mesh, Plan, TensorDecl};
-    use perilune_runtime::Options;
     use perilune_runtime::io::weights::Weights;
+    use perilune_runtime::{HostTensor, Options};
 
     #[test]
     fn weights_are_written_and_optimizer_state_is_not() {
@@ -63,7 +72,7 @@ mod tests {
         session.set_tensor("w", &value).expect("set");
         let folder = tempfile::tempdir().expect("temp dir");
         let path = folder.path().join("weights.safetensors");
-        write(&session, &path).expect("written");
+        write(&mut session, &path).expect("written");
         let read = Weights::open(&path).expect("read");
         assert_eq!(read.names().collect::<Vec<_>>(), ["bias", "w"]);
         assert_eq!(read.read("w").expect("w").bytes(), value.bytes());

@@ -2,11 +2,12 @@
 //!
 //! # Invariants
 //! - Looks, runs `--version`, never installs or changes anything.
-//! - Only what the CPU road needs makes it fail (exit 3); a missing GPU or ptxas is a note.
+//! - Only what the CPU road needs makes it fail (exit 3); a missing GPU, ptxas or MPI is a note.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use perilune_runtime::comm::nccl::{Library, LibraryError};
 use serde_json::{Value, json};
 
 use crate::console::Console;
@@ -64,8 +65,17 @@ impl Finding {
 }
 
 pub(crate) fn run(console: &Console, _args: &Args) -> Result<Exit, Failure> {
-    let findings =
-        [cpu_features(), threads(), memory(), mlir_opt(), ptxas(), cuda_driver(), work_folder()];
+    let findings = [
+        cpu_features(),
+        threads(),
+        memory(),
+        mlir_opt(),
+        ptxas(),
+        cuda_driver(),
+        mpi(),
+        nccl(),
+        work_folder(),
+    ];
     let ok = findings.iter().all(|f| f.verdict != Verdict::Missing);
     if console.json {
         let list: Vec<Value> = findings.iter().map(Finding::to_json).collect();
@@ -179,6 +189,35 @@ fn cuda_driver() -> Finding {
     }
 }
 
+/// Ranks as processes need a build with MPI, and mpirun to start them.
+fn mpi() -> Finding {
+    let fix = "apt-get install libopenmpi-dev openmpi-bin, then build with `--features mpi`";
+    if cfg!(not(feature = "mpi")) {
+        return Finding::note("mpi", "not in this build: ranks are threads of one process", fix);
+    }
+    let Some(program) = on_path("mpirun") else {
+        return Finding::note("mpi", "no mpirun", "apt-get install openmpi-bin");
+    };
+    let shown = program.display();
+    match version_line(&program, "Open MPI") {
+        Some(version) => Finding::ok("mpi", format!("{shown} ({version})")),
+        None => Finding::note("mpi", format!("{shown} is not Open MPI"), fix),
+    }
+}
+
+/// Ranks on GPUs need NCCL, one copy of a version that is known.
+fn nccl() -> Finding {
+    let fix = "pip install nvidia-nccl-cu12, set PERILUNE_NCCL to its libnccl.so.2 (ranks on GPUs)";
+    match Library::find() {
+        Ok(library) => {
+            let detail = format!("{} ({})", library.path().display(), library.version());
+            Finding::ok("nccl", detail)
+        }
+        Err(LibraryError::Absent(_)) => Finding::note("nccl", "no libnccl.so.2", fix),
+        Err(error) => Finding::note("nccl", error.to_string(), fix),
+    }
+}
+
 fn work_folder() -> Finding {
     match writable(Path::new(".")) {
         Ok(()) => Finding::ok("work folder", "may be written"),
@@ -217,7 +256,9 @@ mod tests {
 
     #[test]
     fn every_lack_has_a_fix() {
-        for finding in [cpu_features(), threads(), memory(), mlir_opt(), ptxas(), cuda_driver()] {
+        for finding in
+            [cpu_features(), threads(), memory(), mlir_opt(), ptxas(), cuda_driver(), mpi(), nccl()]
+        {
             assert_eq!(finding.verdict != Verdict::Ok, finding.fix.is_some(), "{}", finding.name);
         }
     }

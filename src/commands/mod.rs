@@ -12,6 +12,7 @@ use perilune_runtime::io::atomic;
 use crate::console::{ColorChoice, Console};
 use crate::exit::{Exit, Failure};
 
+mod comm_args;
 mod device_args;
 mod spec_args;
 
@@ -24,6 +25,10 @@ mod explain;
 mod graph;
 mod parity;
 mod vm;
+mod launch;
+mod launch_rank;
+mod comm_check;
+mod hang_report;
 mod doctor;
 
 /// Heading of the options that every command has.
@@ -63,6 +68,15 @@ enum Command {
     Parity(parity::Args),
     /// Run, check and count a PTX kernel on the CPU
     Vm(vm::Args),
+    /// Start the ranks of a job on this machine, and end them together
+    Launch(launch::Args),
+    /// One rank of a job that `launch` started
+    #[command(hide = true)]
+    LaunchRank(launch_rank::Args),
+    /// Check and time the collectives between the ranks of a job
+    CommCheck(comm_check::Args),
+    /// Say from the ranks' flight recorders which of them a job waits for
+    HangReport(hang_report::Args),
     /// Draw the model as Graphviz text
     Graph(graph::Args),
     /// Say more about an error code, an op, or what was decided about a node
@@ -103,6 +117,10 @@ fn dispatch(console: &Console, command: &Command) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::run(console, args),
         Command::Parity(args) => parity::run(console, args),
         Command::Vm(args) => vm::run(console, args),
+        Command::Launch(args) => launch::run(console, args),
+        Command::LaunchRank(args) => launch_rank::run(args),
+        Command::CommCheck(args) => comm_check::run(console, args),
+        Command::HangReport(args) => hang_report::run(console, args),
         Command::Graph(args) => graph::run(console, args),
         Command::Explain(args) => explain::run(console, args),
         Command::Doctor(args) => doctor::run(console, args),

@@ -3,6 +3,9 @@
 //! The folder holds `metrics.jsonl` (grows while it runs), `checkpoints/`, `plan.perilune`,
 //! `weights.safetensors` and `report.html`. `--resume` goes on from the newest checkpoint as if the
 //! run had never stopped.
+//!
+//! On several ranks all of them run this; rank 0 writes the folder, and every other one only its
+//! checkpoints below it, and its flight recorder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +14,12 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use perilune_compiler::program::ArgKind;
 use perilune_plan::{Plan, TensorKind, container};
+use perilune_runtime::comm::Communicator;
 use perilune_runtime::io::checkpoint::Snapshot;
 use perilune_runtime::{Options, Session};
 use serde_json::json;
 
+use super::comm_args::CommArgs;
 use super::device_args::DeviceArgs;
 use super::spec_args::{SpecArgs, pair};
 use super::{cannot_write, write_file};
@@ -27,7 +32,7 @@ use crate::number::grouped;
 use crate::pipeline::{self, Checked, runtime};
 use crate::signals::Signals;
 use crate::training::{self, Observer, Settings};
-use crate::{report, summary, weights};
+use crate::{ranks, report, summary, weights};
 
 /// Validation batches at each look before the last, unless the spec says.
 const EVAL_BATCHES: u64 = 8;
@@ -74,6 +79,8 @@ pub(crate) struct Args {
     threads: Option<u16>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    comm: CommArgs,
     /// Value of a further scalar input of the step
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = pair)]
     inputs: Vec<(String, String)>,
@@ -81,13 +88,66 @@ pub(crate) struct Args {
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let device = args.device.kind()?;
+    let mut comm = args.comm.connect(&args.out.join("flight"))?;
+    let console = &console.of_rank(comm.rank());
+    let (prepared, plan) = match prepare(console, args, &mut *comm) {
+        Ok(prepared) => prepared,
+        Err(failure) => {
+            comm.leave(failure.exit() as u8);
+            return Err(failure);
+        }
+    };
+    let threads = args.threads.map(usize::from);
+    let options = Options { threads, device, ..Options::default() };
+    let mut session = Session::on_rank(plan, options, comm).map_err(runtime)?;
+    let done = train(console, args, prepared, &mut session);
+    let exit = done.as_ref().map_or_else(Failure::exit, |exit| *exit);
+    session.communicator().leave(exit as u8);
+    done
+}
+
+/// The plan's mesh must be as large as the job.
+fn check_ranks(plan: &Plan, ranks: u32) -> Result<(), Failure> {
+    let (mesh, needs) = (plan.mesh.to_string(), plan.mesh.ranks());
+    if needs == u64::from(ranks) {
+        return Ok(());
+    }
+    let headline = match needs {
+        1 => format!("the step is for one rank, the job has {ranks}"),
+        _ => format!("the mesh {mesh} has {needs} ranks, the job has {ranks}"),
+    };
+    Err(Failure::input(headline).help(
+        "start as many ranks (`perilune launch --ranks N -- train …`), or name another --mesh",
+    ))
+}
+
+/// All that a run needs beside its session.
+struct Prepared {
+    corpus: Corpus,
+    settings: Settings,
+    run: Run,
+    /// The plan's file.
+    bytes: Vec<u8>,
+    checkpoints: Checkpoints,
+    resumed: Option<Snapshot>,
+    entropies: Entropies,
+}
+
+/// Reads, checks and compiles; all ranks find that they have the same run.
+fn prepare(
+    console: &Console,
+    args: &Args,
+    comm: &mut dyn Communicator,
+) -> Result<(Prepared, Plan), Failure> {
     let corpus = Corpus::read(&args.data)?;
     let start = Instant::now();
     let checked = args.spec.check()?;
     let mut settings = settings(args, &checked)?;
-    free_for_a_new_run(args)?;
-    let plan = pipeline::compile(&checked.elaborated, device)?;
+    let folder = ranks::folder(&args.out, comm.rank());
+    free_for_a_new_run(args, &folder)?;
+    let plan = pipeline::compile(&checked.elaborated, args.device.kind()?)?;
     let compile_seconds = start.elapsed().as_secs_f64();
+    check_ranks(&plan, comm.size())?;
     let entropies = corpus.entropies();
     let mut run = describe(args, &checked, &plan, &settings)?;
     run.compile_seconds = compile_seconds;
@@ -99,29 +159,49 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         run.kernels
     ));
     let bytes = container::write(&plan).map_err(|error| Failure::internal(error.to_string()))?;
-    let mut checkpoints = checkpoints(args, &checked, &corpus, (&bytes, settings.seed))?;
-    let resumed = if args.resume { Some(newest(console, &checkpoints)?) } else { None };
+    ranks::same(comm, "plan", &[&bytes])?;
+    let how = format!("{settings:?} {} {}", args.resume, args.overwrite);
+    ranks::same(comm, "run", &[corpus.hash().as_bytes(), how.as_bytes()])?;
+    let identity = (bytes.as_slice(), settings.seed);
+    let checkpoints = checkpoints(&folder, &checked, &corpus, identity)?;
+    let resumed = if args.resume { Some(newest(console, &checkpoints, comm)?) } else { None };
     settings.done = resumed.as_ref().map_or(0, |snapshot| snapshot.step);
-    let threads = args.threads.map(usize::from);
-    let options = Options { threads, device, ..Options::default() };
-    let mut session = Session::new(plan, options).map_err(runtime)?;
-    training::check(&session, &corpus, &settings)?;
+    Ok((Prepared { corpus, settings, run, bytes, checkpoints, resumed, entropies }, plan))
+}
+
+fn train(
+    console: &Console,
+    args: &Args,
+    prepared: Prepared,
+    session: &mut Session,
+) -> Result<Exit, Failure> {
+    let Prepared { corpus, settings, mut run, bytes, mut checkpoints, resumed, entropies } =
+        prepared;
+    let writes = session.rank() == 0;
+    training::check(session, &corpus, &settings)?;
     // Nothing of an old run goes before the new one can begin.
     if args.overwrite {
         checkpoints.clear()?;
     }
-    write_file(&args.out.join("plan.perilune"), &bytes)?;
+    if writes {
+        write_file(&args.out.join("plan.perilune"), &bytes)?;
+    }
     if let Some(snapshot) = resumed {
-        snapshot.restore(&mut session).map_err(runtime)?;
+        snapshot.restore(session).map_err(runtime)?;
     }
     run.threads = session.threads();
-    let mut log = Log::start(console, &args.out, (run, settings.done), checkpoints)?;
-    let outcome = training::train(&mut session, &corpus, &settings, &mut log);
+    let out = writes.then_some(args.out.as_path());
+    let mut log = Log::start(console, out, (run, settings.done), checkpoints)?;
+    let outcome = training::train(session, &corpus, &settings, &mut log);
     log.close()?;
-    write_file(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
+    if writes {
+        write_file(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
+    }
     let end = outcome?;
-    weights::write(&session, &args.out.join("weights.safetensors"))?;
-    conclude(console, &args.out, &end, entropies);
+    weights::write(session, &args.out.join("weights.safetensors"))?;
+    if writes {
+        conclude(console, &args.out, &end, entropies);
+    }
     Ok(Exit::Ok)
 }
 
@@ -132,30 +212,39 @@ fn run_setting(checked: &Checked, name: &str, other: u64) -> u64 {
 }
 
 fn checkpoints(
-    args: &Args,
+    folder: &Path,
     checked: &Checked,
     corpus: &Corpus,
     (plan, seed): (&[u8], u64),
 ) -> Result<Checkpoints, Failure> {
     let plan = blake3::hash(plan).to_hex().to_string();
     let data = corpus.hash();
-    Checkpoints::below(&args.out, run_setting(checked, "keep", KEPT), Identity { plan, data, seed })
+    Checkpoints::below(folder, run_setting(checked, "keep", KEPT), Identity { plan, data, seed })
 }
 
 /// A new run needs a folder without checkpoints, or leave to remove them.
-fn free_for_a_new_run(args: &Args) -> Result<(), Failure> {
+fn free_for_a_new_run(args: &Args, folder: &Path) -> Result<(), Failure> {
     if args.resume || args.overwrite {
         return Ok(());
     }
-    let Some(step) = Checkpoints::last_below(&args.out)? else { return Ok(()) };
+    let Some(step) = Checkpoints::last_below(folder)? else { return Ok(()) };
     let headline = format!("`{}` holds a run of {step} steps", args.out.display());
     Err(Failure::input(headline)
         .help("--resume goes on with it, --overwrite starts anew, --out names another folder"))
 }
 
-/// What the run goes on from.
-fn newest(console: &Console, checkpoints: &Checkpoints) -> Result<Snapshot, Failure> {
-    let (snapshot, skipped) = checkpoints.newest()?;
+/// What the run goes on from; for ranks the newest step that all of them have.
+fn newest(
+    console: &Console,
+    checkpoints: &Checkpoints,
+    comm: &mut dyn Communicator,
+) -> Result<Snapshot, Failure> {
+    let (mut snapshot, skipped) = checkpoints.newest()?;
+    let own = i32::try_from(snapshot.step).unwrap_or(i32::MAX);
+    let step = ranks::smallest(comm, "resume", own)?;
+    if step < own {
+        snapshot = checkpoints.at(step.unsigned_abs().into())?;
+    }
     for one in skipped {
         console.note(&format!("warning: step {} is passed over: {}", one.step, one.reason));
     }
@@ -233,7 +322,7 @@ fn describe(
     let figures = summary::summarize(&checked.elaborated.forward);
     let entry = plan.entries.iter().find(|e| e.name == training::TRAIN_STEP);
     let entry = entry.ok_or_else(|| Failure::internal("the plan has no `train_step`"))?;
-    let shape = training::batch_shape(entry)?;
+    let shape = training::rows_and_length(entry, &plan.mesh)?;
     let kept = plan.tensors.iter().filter(|t| t.kind != TensorKind::Buffer);
     Ok(Run {
         version: metrics::VERSION,
@@ -266,27 +355,19 @@ struct Log<'a> {
 }
 
 impl<'a> Log<'a> {
-    /// Starts the records of a run, or goes on with those of its first `done` steps.
+    /// Starts the records of a run in a folder, or goes on with those of its first `done` steps.
+    /// Without a folder nothing is written.
     fn start(
         console: &'a Console,
-        out: &Path,
+        out: Option<&Path>,
         (run, done): (Run, u64),
         checkpoints: Checkpoints,
     ) -> Result<Self, Failure> {
-        let path = out.join("metrics.jsonl");
-        let (records, kept) = earlier(&path, done)?;
-        let first = Record::Run(run.clone());
-        let writer = std::fs::create_dir_all(out).and_then(|()| match done {
-            0 => {
-                let mut writer = metrics::Writer::create(&path)?;
-                writer.write(&first).map(|()| writer)
-            }
-            _ => {
-                let first = serde_json::to_string(&first)?;
-                metrics::Writer::resume(&path, &format!("{first}\n{kept}"))
-            }
-        });
-        let writer = writer.map_err(|error| cannot_write(&path, &error))?;
+        let path = out.map(|out| out.join("metrics.jsonl")).unwrap_or_default();
+        let (writer, records) = match out {
+            Some(_) => open(&path, &run, done).map(|(writer, kept)| (Some(writer), kept))?,
+            None => (None, Vec::new()),
+        };
         let signals = Signals::watch()
             .map_err(|error| Failure::environment(format!("cannot watch for signals: {error}")))?;
         let target = match console.live {
@@ -299,8 +380,8 @@ impl<'a> Log<'a> {
             bar.set_style(style);
         }
         bar.set_position(done);
-        let records = std::iter::once(first).chain(records).collect();
-        Ok(Log { console, path, writer: Some(writer), records, bar, checkpoints, signals })
+        let records = std::iter::once(Record::Run(run)).chain(records).collect();
+        Ok(Log { console, path, writer, records, bar, checkpoints, signals })
     }
 
     fn close(&mut self) -> Result<(), Failure> {
@@ -337,6 +418,24 @@ impl Observer for Log<'_> {
     fn leave(&self) -> Option<Exit> {
         self.signals.pending()
     }
+}
+
+/// Starts a file of records, or goes on with one after `done` steps, whose records it gives.
+fn open(path: &Path, run: &Run, done: u64) -> Result<(metrics::Writer, Vec<Record>), Failure> {
+    let (records, kept) = earlier(path, done)?;
+    let first = Record::Run(run.clone());
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let writer = std::fs::create_dir_all(folder).and_then(|()| match done {
+        0 => {
+            let mut writer = metrics::Writer::create(path)?;
+            writer.write(&first).map(|()| writer)
+        }
+        _ => {
+            let first = serde_json::to_string(&first)?;
+            metrics::Writer::resume(path, &format!("{first}\n{kept}"))
+        }
+    });
+    Ok((writer.map_err(|error| cannot_write(path, &error))?, records))
 }
 
 /// The records of a run's first steps, and their text.

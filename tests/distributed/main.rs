@@ -1,10 +1,13 @@
 //! Training steps over many ranks against one rank: the same spec, the same numbers.
 //!
-//! Ranks are threads of this process; what carries their bytes keeps what it is given.
+//! Ranks are threads of this process, whose carrier keeps what it is given, or processes that MPI
+//! connects.
 //!
 //! # Invariants
 //! - A rank is given its part of every batch and nothing else; what it holds is compared with the
 //!   same part, or put together and compared with all of it.
+
+#![allow(clippy::print_stderr, reason = "a skipped check says so")]
 
 mod deterministic;
 mod fallback;
@@ -14,3 +17,9 @@ mod meshes;
 mod routing;
 mod traffic;
 mod zero;
+
+mod launched;
+
+mod faults;
+mod start;
+mod trains;

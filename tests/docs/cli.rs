@@ -19,7 +19,8 @@ pub(crate) fn page() -> String {
     let mut root = perilune::commands::command().term_width(90);
     root.build();
     let _ = writeln!(out, "\n## perilune\n\n```text\n{}\n```", help(&mut root));
-    let names: Vec<String> = root.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    let shown = root.get_subcommands().filter(|command| !command.is_hide_set());
+    let names: Vec<String> = shown.map(|command| command.get_name().to_owned()).collect();
     for name in names.iter().filter(|name| *name != "help") {
         let command = root.find_subcommand_mut(name).expect("a subcommand");
         let _ = writeln!(out, "\n## perilune {name}\n\n```text\n{}\n```", help(command));

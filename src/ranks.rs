@@ -1,0 +1,83 @@
+//! What the ranks of a run decide together.
+//!
+//! # Invariants
+//! - Every rank calls the same functions in the same order, and gets the same answer.
+//! - On one rank they cost nothing.
+
+use std::path::{Path, PathBuf};
+
+use perilune_plan::DType;
+use perilune_runtime::comm::bootstrap::agree;
+use perilune_runtime::comm::{Combine, Communicator, Site, all_reduce};
+
+use crate::exit::Failure;
+use crate::pipeline::comm as failure;
+
+/// The largest of the ranks' numbers.
+///
+/// # Errors
+/// A lost rank.
+pub fn largest(
+    comm: &mut dyn Communicator,
+    what: &'static str,
+    value: i32,
+) -> Result<i32, Failure> {
+    decide(comm, what, Combine::Max, value)
+}
+
+/// The smallest of the ranks' numbers.
+///
+/// # Errors
+/// A lost rank.
+pub fn smallest(
+    comm: &mut dyn Communicator,
+    what: &'static str,
+    value: i32,
+) -> Result<i32, Failure> {
+    decide(comm, what, Combine::Min, value)
+}
+
+fn decide(
+    comm: &mut dyn Communicator,
+    what: &'static str,
+    combine: Combine,
+    value: i32,
+) -> Result<i32, Failure> {
+    if comm.size() == 1 {
+        return Ok(value);
+    }
+    let site = Site { entry: "run", step: 0, name: "decide", node: what };
+    let all: Vec<u32> = (0..comm.size()).collect();
+    let mut bytes = value.to_le_bytes();
+    let how = (combine, DType::i32);
+    all_reduce(comm, &site, &all, how, &mut bytes).map_err(|error| failure(&error))?;
+    Ok(i32::from_le_bytes(bytes))
+}
+
+/// Makes sure that all ranks run the same thing, told by parts of it.
+///
+/// # Errors
+/// Ranks that differ, by number; a lost rank.
+pub fn same(
+    comm: &mut dyn Communicator,
+    what: &'static str,
+    parts: &[&[u8]],
+) -> Result<(), Failure> {
+    if comm.size() == 1 {
+        return Ok(());
+    }
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    agree(comm, what, hasher.finalize().as_bytes()).map_err(|error| failure(&error))
+}
+
+/// Where a rank keeps what only it has: the run's folder for rank 0, one below it for each other.
+pub fn folder(out: &Path, rank: u32) -> PathBuf {
+    match rank {
+        0 => out.to_owned(),
+        rank => out.join("ranks").join(format!("{rank:04}")),
+    }
+}

@@ -1,0 +1,178 @@
+//! `perilune train` on ranks that are processes: the losses of one rank, and runs that are left and
+//! gone on with.
+//!
+//! A few meshes run by default; `PERILUNE_MESHES=all` runs every mesh of up to eight ranks with every
+//! stage of ZeRO.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::launched::{Job, has_mpi, perilune, signal, text};
+
+/// A folder with a small Kimi-K2, a text, and runs. The step has everything that ranks must agree
+/// on: a clip of the gradient, QK-clip, the router's bias.
+struct Bench(tempfile::TempDir);
+
+impl Bench {
+    fn new(zero: u32) -> Self {
+        let bench = Bench(tempfile::tempdir().expect("temp dir"));
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        for folder in ["blocks", "optim", "k2-nano"] {
+            fs::create_dir_all(bench.path(folder)).expect("a folder");
+            for file in fs::read_dir(models.join(folder)).expect("models") {
+                let file = file.expect("a file");
+                fs::copy(file.path(), bench.path(folder).join(file.file_name())).expect("copied");
+            }
+        }
+        bench.edit("k2-nano/model.ron", r#""vocab": 64"#, r#""vocab": 256"#);
+        let bias = r#""d_ff": 48, "bias_update_rate": 0.01, "aux_alpha": 0.01"#;
+        bench.edit("k2-nano/model.ron", r#""d_ff": 48"#, bias);
+        bench.edit("k2-nano/train.ron", "clip_grad_norm: None", "clip_grad_norm: Some(0.5)");
+        let zero = format!("zero: {zero}, accumulate: 1");
+        bench.edit("k2-nano/train.ron", "accumulate: 1", &zero);
+        let text: String = (0..900u32).map(|i| format!("{} sheep, ", i * i % 977)).collect();
+        fs::write(bench.path("text"), text).expect("written");
+        bench
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn edit(&self, path: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path(path)).expect("a text");
+        assert!(text.contains(from), "{path} has no `{from}`");
+        fs::write(self.path(path), text.replace(from, to)).expect("written");
+    }
+
+    /// The command line of a run.
+    fn run(&self, out: &str, args: &[&str]) -> Vec<String> {
+        let paths = ["k2-nano/train.ron", "text", out].map(|p| self.path(p).display().to_string());
+        let [spec, data, out] = paths;
+        let fixed = ["train", &spec, "--data", &data, "--out", &out, "--set", "batch=8"];
+        let words = fixed.iter().chain(&["--threads", "1", "--seed", "3"]).chain(args);
+        words.map(|word| (*word).to_owned()).collect()
+    }
+
+    /// Runs on one rank.
+    fn alone(&self, out: &str, args: &[&str]) {
+        let run = self.run(out, args);
+        let run: Vec<&str> = run.iter().map(String::as_str).collect();
+        let output = perilune(&run).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+
+    /// Starts a run on a mesh.
+    fn launch(&self, out: &str, (ranks, mesh): (u32, &str), args: &[&str]) -> Job {
+        let mut run = self.run(out, args);
+        run.extend(["--mesh".to_owned(), mesh.to_owned()]);
+        let run: Vec<&str> = run.iter().map(String::as_str).collect();
+        Job::launch(ranks, "120", &run)
+    }
+
+    fn together(&self, out: &str, on: (u32, &str), args: &[&str]) {
+        let output = self.launch(out, on, args).output();
+        let (said, told) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{out}: {said}{told}");
+    }
+
+    /// Losses in the order of a run's records, those of looks at the validation split too.
+    fn losses(&self, out: &str) -> Vec<f64> {
+        let records = fs::read_to_string(self.path(out).join("metrics.jsonl")).unwrap_or_default();
+        let records = records.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        let losses =
+            records.filter(|r| ["step", "eval"].contains(&r["kind"].as_str().unwrap_or("")));
+        losses.filter_map(|record| record["loss"].as_f64()).collect()
+    }
+}
+
+/// Two runs are the same but for the order of sums in f32.
+fn assert_close(found: &[f64], expected: &[f64], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let off = (found - expected).abs() / expected.abs();
+        assert!(off < 2e-4, "{what}: record {i} is {found}, {expected} on one rank");
+    }
+}
+
+const TWENTY: [&str; 6] = ["--steps", "20", "--eval-every", "10", "--checkpoint-every", "0"];
+
+#[test]
+fn losses_on_a_mesh_of_processes_are_those_of_one_rank() {
+    if !has_mpi() {
+        return;
+    }
+    let all = std::env::var("PERILUNE_MESHES").is_ok_and(|wanted| wanted == "all");
+    let mut meshes = vec![(2, 2, 1)];
+    if all {
+        let extents = [1, 2, 4];
+        let pairs = extents.iter().flat_map(|dp| extents.map(|ep| (*dp, ep)));
+        let pairs = pairs.filter(|(dp, ep)| (2..=8).contains(&(dp * ep)));
+        meshes = pairs.flat_map(|(dp, ep)| [0, 1, 2].map(|zero| (dp, ep, zero))).collect();
+    }
+    let one = Bench::new(0);
+    one.alone("one", &TWENTY);
+    let expected = one.losses("one");
+    assert_eq!(expected.len(), 22, "20 steps and two looks");
+    for (dp, ep, zero) in meshes {
+        let bench = Bench::new(zero);
+        let mesh = format!("dp={dp},ep={ep}");
+        bench.together("many", (dp * ep, &mesh), &TWENTY);
+        assert_close(&bench.losses("many"), &expected, &format!("{mesh}, ZeRO {zero}"));
+        let weights = bench.path("many/weights.safetensors");
+        assert_eq!(
+            fs::metadata(weights).map(|file| file.len()).ok(),
+            fs::metadata(one.path("one/weights.safetensors")).map(|file| file.len()).ok(),
+            "rank 0 writes whole weights"
+        );
+    }
+}
+
+#[test]
+fn a_run_on_ranks_is_left_and_gone_on_with_as_if_it_had_not_been() {
+    if !has_mpi() {
+        return;
+    }
+    let bench = Bench::new(1);
+    let on = (2, "dp=2,ep=1");
+    let steps =
+        |steps: &'static str| ["--steps", steps, "--eval-every", "0", "--checkpoint-every", "2"];
+    bench.together("whole", on, &steps("12"));
+    let job = bench.launch("left", on, &steps("100000"));
+    let begin = Instant::now();
+    while bench.losses("left").len() < 5 {
+        assert!(begin.elapsed() < Duration::from_secs(180), "it trains");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal("TERM", job.process());
+    let output = job.output();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(10), "{err}");
+    for rank in 0..2 {
+        assert!(err.contains(&format!("{rank}| error: left after step ")), "{err}");
+    }
+    let done = bench.losses("left").len() as u64;
+    let more = (done + 3).to_string();
+    let go_on = ["--steps", &more, "--eval-every", "0", "--checkpoint-every", "2", "--resume"];
+    bench.together("left", on, &go_on);
+    let (left, whole) = (bench.losses("left"), bench.losses("whole"));
+    assert_eq!(left.len() as u64, done + 3);
+    let common = left.len().min(whole.len());
+    assert_eq!(left[..common], whole[..common], "to the bit");
+}
+
+#[test]
+fn a_job_that_does_not_fit_the_mesh_is_refused_by_every_rank() {
+    if !has_mpi() {
+        return;
+    }
+    let bench = Bench::new(0);
+    let output = bench.launch("wrong", (2, "dp=4,ep=1"), &["--steps", "1"]).output();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("the mesh dp=4 has 4 ranks, the job has 2"), "{err}");
+    assert!(!bench.path("wrong/metrics.jsonl").exists());
+}

@@ -7,7 +7,7 @@
 //!
 //! A layout says which part of a value a rank holds: all of it, a part of one dimension, or the
 //! rows that are at its experts; and whether what it holds is yet to be summed with the others'.
-//! Each op has a rule that computes its part from parts ([`rules`]); where none applies, the
+//! Each op has a rule that computes its part from parts (`rules`); where none applies, the
 //! operands are put together first and the reason is kept ([`Decision`](crate::program::Decision)).
 //!
 //! # Invariants

@@ -229,7 +229,7 @@ unsafe fn multiply_row_major(c: Operand, a: Operand, b: Operand, extents: Extent
     let Extents { m, n, k } = extents;
     // The library sums small products of contiguous rows in another order. A copy keeps an element
     // of a small product what it is in a large one.
-    let small = a.cs == 1 && m.min(n) > 1 && m * n <= SMALL_PRODUCT;
+    let small = a.cs == 1 && m.min(n) > 1 && m * n <= SMALL_PRODUCT && k > 0;
     let pays = m >= TRANSPOSE_ROWS && k >= 8 && n >= 8;
     if b.cs == 1 || b.rs != 1 || !(small || pays) {
         // SAFETY: the caller's promise.

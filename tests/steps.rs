@@ -69,20 +69,24 @@ fn library() -> Library {
         .with("t/model.ron", MODEL)
 }
 
-/// The step over [`MODEL`] with some settings.
-fn small(settings: &str) -> Elaborated {
-    let text = format!(
+/// A step of plain descent over `t/model.ron`, with some settings.
+fn descent(settings: &str) -> String {
+    format!(
         r#"Train(
             imports: {{ "Optim": "sgd.ron" }},
             model: "model.ron",
             nodes: [("lr", Fill(0.5, []))],
             loss: "loss",
             optimizer: Optim(lr: "lr"),
-            metrics: {{ "grad": Grad("*"), "peak": "peak", "positive": "positive" }},
             {settings}
         )"#
-    );
-    train(library().with("t/train.ron", text))
+    )
+}
+
+/// The step over [`MODEL`] with some settings.
+fn small(settings: &str) -> Elaborated {
+    let metrics = r#"metrics: { "grad": Grad("*"), "peak": "peak", "positive": "positive" },"#;
+    train(library().with("t/train.ron", descent(&format!("{metrics} {settings}"))))
 }
 
 fn train(library: Library) -> Elaborated {
@@ -187,17 +191,8 @@ fn changed_model(from: &str, to: &str) -> String {
 fn a_truth_value_holds_for_a_step_where_it_holds_for_any_micro_batch() {
     let model = changed_model(r#"("sharp","#, r#"("hot", Map("h > 0.0")), ("sharp","#);
     let model = model.replace(r#""peak": "peak","#, r#""peak": "peak", "hot": "hot","#);
-    let text = r#"Train(
-        imports: { "Optim": "sgd.ron" },
-        model: "model.ron",
-        nodes: [("lr", Fill(0.5, []))],
-        loss: "loss",
-        optimizer: Optim(lr: "lr"),
-        metrics: { "hot": "hot" },
-        SETTING
-    )"#;
     let of = |setting: &str, x: &Tensor| {
-        let text = text.replace("SETTING", setting);
+        let text = descent(&format!(r#"metrics: {{ "hot": "hot" }}, {setting}"#));
         let spec = train(library().with("t/model.ron", &model).with("t/train.ron", text));
         step(&spec, &[("w", random(1, &[5, 4])), ("x", x.clone())]).remove("hot").expect("fetched")
     };
@@ -215,17 +210,7 @@ fn a_norm_is_taken_over_parameters_of_several_types() {
         changed_model("Param([out, dim])", "Param([out, dim]), \"v\": Param([out], dtype: bf16)");
     let model = model.replace(r#"Map("tanh(h)")"#, r#"Map("tanh(h[b o] + f32(v[o]))")"#);
     let spec = |settings: &str| {
-        let text = format!(
-            r#"Train(
-                imports: {{ "Optim": "sgd.ron" }},
-                model: "model.ron",
-                nodes: [("lr", Fill(0.5, []))],
-                loss: "loss",
-                optimizer: Optim(lr: "lr"),
-                metrics: {{ "grad": Grad("*") }},
-                {settings}
-            )"#
-        );
+        let text = descent(&format!(r#"metrics: {{ "grad": Grad("*") }}, {settings}"#));
         load_train(
             &library().with("t/model.ron", &model).with("t/train.ron", text),
             "t/train.ron",
@@ -271,16 +256,7 @@ fn recomputation_takes_memory_from_the_step() {
         )"#
     );
     let arena = |recompute: &str| {
-        let text = format!(
-            r#"Train(
-                imports: {{ "Optim": "sgd.ron" }},
-                model: "model.ron",
-                nodes: [("lr", Fill(0.5, []))],
-                loss: "loss",
-                optimizer: Optim(lr: "lr"),
-                recompute: [{recompute}],
-            )"#
-        );
+        let text = descent(&format!(r#"recompute: [{recompute}],"#));
         let spec = train(library().with("t/model.ron", &model).with("t/train.ron", text));
         let program = compile(&spec, Target::Cpu).expect("it compiles").program;
         let step = program.entries.iter().find(|e| e.name == "train_step").expect("a step");
@@ -598,17 +574,7 @@ fn the_bias_moves_by_its_rate_towards_underloaded_experts() {
         outputs: { "loss": "loss", "load": "router.load" },
     )"#;
     let spec = |micro: u32| {
-        let step = format!(
-            r#"Train(
-                imports: {{ "Optim": "sgd.ron" }},
-                model: "model.ron",
-                nodes: [("lr", Fill(0.5, []))],
-                loss: "loss",
-                optimizer: Optim(lr: "lr"),
-                metrics: {{ "load": "load" }},
-                accumulate: {micro},
-            )"#
-        );
+        let step = descent(&format!(r#"metrics: {{ "load": "load" }}, accumulate: {micro},"#));
         train(library().with("t/model.ron", model).with("t/train.ron", step))
     };
     let before = vector(&[0.0, 2.0, 0.1, 0.0, 0.0, -5.0, 0.2, 0.0]);

@@ -4,52 +4,29 @@
 //! - Runs the built binary on a small Kimi-K2 with every mechanism that has state: momentum, the
 //!   router's bias, QK-clip's smoothing.
 
+mod workbench;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use workbench::Bench;
 
-/// A folder with a model, a text, and runs.
-struct Bench(tempfile::TempDir);
+/// A run's folder whose QK-clip remembers.
+fn stateful() -> Bench {
+    let bench = Bench::nano(400);
+    bench.edit("k2-nano/train.ron", "tau: 7.0", "smoothing: 0.9, tau: 0.01");
+    bench
+}
 
 impl Bench {
-    fn new() -> Self {
-        let bench = Bench(tempfile::tempdir().expect("temp dir"));
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-        for folder in ["blocks", "optim", "k2-nano"] {
-            fs::create_dir_all(bench.path(folder)).expect("a folder");
-            for file in fs::read_dir(models.join(folder)).expect("models") {
-                let file = file.expect("a file");
-                fs::copy(file.path(), bench.path(folder).join(file.file_name())).expect("copied");
-            }
-        }
-        bench.edit("k2-nano/model.ron", r#""vocab": 64"#, r#""vocab": 256"#);
-        let stateful = r#""d_ff": 48, "bias_update_rate": 0.01, "aux_alpha": 0.01"#;
-        bench.edit("k2-nano/model.ron", r#""d_ff": 48"#, stateful);
-        bench.edit("k2-nano/train.ron", "tau: 7.0", "smoothing: 0.9, tau: 0.01");
-        let text: String = (0..400u32).map(|i| format!("{} sheep, ", i * i % 977)).collect();
-        fs::write(bench.path("text"), text).expect("written");
-        bench
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.path().join(path)
-    }
-
-    fn edit(&self, path: &str, from: &str, to: &str) {
-        let text = fs::read_to_string(self.path(path)).expect("a text");
-        assert!(text.contains(from), "{path} has no `{from}`");
-        fs::write(self.path(path), text.replace(from, to)).expect("written");
-    }
-
     fn command(&self, out: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_perilune"));
         command
             .args(["train", "k2-nano/train.ron", "--data", "text", "--out", out])
             .args(args)
-            .current_dir(self.0.path());
+            .current_dir(self.folder());
         command
     }
 
@@ -86,7 +63,7 @@ fn expect(output: &Output, code: i32, says: &str) {
 
 #[test]
 fn three_steps_and_three_more_are_six_steps_to_the_bit() {
-    let bench = Bench::new();
+    let bench = stateful();
     expect(
         &bench.train("straight", &["--steps", "6", "--eval-every", "3", "--threads", "3"]),
         0,
@@ -109,7 +86,7 @@ fn three_steps_and_three_more_are_six_steps_to_the_bit() {
 
 #[test]
 fn what_a_run_goes_on_from_must_be_its_own() {
-    let bench = Bench::new();
+    let bench = stateful();
     expect(&bench.train("run", &["--resume"]), 1, "has no checkpoint");
     assert!(!bench.path("run/plan.perilune").exists());
     expect(&bench.train("run", &["--steps", "2", "--eval-every", "0"]), 0, "");
@@ -133,7 +110,7 @@ fn what_a_run_goes_on_from_must_be_its_own() {
 
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
-    let bench = Bench::new();
+    let bench = stateful();
     let steps = ["--steps", "6", "--eval-every", "0", "--checkpoint-every", "2"];
     expect(&bench.train("run", &steps), 0, "");
     let (weights, records) = (bench.bytes("run/weights.safetensors"), bench.metrics("run"));
@@ -174,7 +151,7 @@ fn signalled(bench: &Bench, out: &str, signal: &str) -> Output {
 
 #[test]
 fn an_interrupted_run_saves_its_last_step_and_says_so() {
-    let bench = Bench::new();
+    let bench = stateful();
     for (out, signal, code) in [("keyboard", "-INT", 130), ("scheduler", "-TERM", 10)] {
         let output = signalled(&bench, out, signal);
         expect(&output, code, "its checkpoint is saved");
@@ -195,7 +172,7 @@ fn an_interrupted_run_saves_its_last_step_and_says_so() {
 
 #[test]
 fn a_step_that_is_not_finite_is_skipped_or_ends_the_run_as_the_spec_says() {
-    let bench = Bench::new();
+    let bench = stateful();
     bench.edit("k2-nano/train.ron", "peak: 2e-3", "peak: 1e30");
     let steps = ["--steps", "40", "--eval-every", "0", "--checkpoint-every", "1"];
     let skipped = |out: &str| {
@@ -215,7 +192,7 @@ fn a_step_that_is_not_finite_is_skipped_or_ends_the_run_as_the_spec_says() {
 
 #[test]
 fn what_does_not_suit_the_step_is_refused_before_anything_is_written() {
-    let bench = Bench::new();
+    let bench = stateful();
     fs::write(bench.path("short"), "x".repeat(1100)).expect("written");
     for (args, code, says) in [
         (&["--input", "tua=3"][..], 1, "has no input `tua`"),

@@ -19,6 +19,8 @@ mod traffic;
 mod zero;
 
 mod launched;
+#[path = "../workbench/mod.rs"]
+mod workbench;
 
 mod faults;
 mod start;

@@ -5,49 +5,25 @@
 //! stage of ZeRO.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::workbench::Bench;
+
 use super::launched::{Job, has_mpi, perilune, signal, text};
 
-/// A folder with a small Kimi-K2, a text, and runs. The step has everything that ranks must agree
-/// on: a clip of the gradient, QK-clip, the router's bias.
-struct Bench(tempfile::TempDir);
+/// A run's folder. The step has everything that ranks must agree on: a clip of the gradient, QK-clip,
+/// the router's bias.
+fn with_zero(stage: u32) -> Bench {
+    let bench = Bench::nano(900);
+    bench.edit("k2-nano/train.ron", "clip_grad_norm: None", "clip_grad_norm: Some(0.5)");
+    let zero = format!("zero: {stage}, accumulate: 1");
+    bench.edit("k2-nano/train.ron", "accumulate: 1", &zero);
+    bench
+}
 
 impl Bench {
-    fn new(zero: u32) -> Self {
-        let bench = Bench(tempfile::tempdir().expect("temp dir"));
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-        for folder in ["blocks", "optim", "k2-nano"] {
-            fs::create_dir_all(bench.path(folder)).expect("a folder");
-            for file in fs::read_dir(models.join(folder)).expect("models") {
-                let file = file.expect("a file");
-                fs::copy(file.path(), bench.path(folder).join(file.file_name())).expect("copied");
-            }
-        }
-        bench.edit("k2-nano/model.ron", r#""vocab": 64"#, r#""vocab": 256"#);
-        let bias = r#""d_ff": 48, "bias_update_rate": 0.01, "aux_alpha": 0.01"#;
-        bench.edit("k2-nano/model.ron", r#""d_ff": 48"#, bias);
-        bench.edit("k2-nano/train.ron", "clip_grad_norm: None", "clip_grad_norm: Some(0.5)");
-        let zero = format!("zero: {zero}, accumulate: 1");
-        bench.edit("k2-nano/train.ron", "accumulate: 1", &zero);
-        let text: String = (0..900u32).map(|i| format!("{} sheep, ", i * i % 977)).collect();
-        fs::write(bench.path("text"), text).expect("written");
-        bench
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.path().join(path)
-    }
-
-    fn edit(&self, path: &str, from: &str, to: &str) {
-        let text = fs::read_to_string(self.path(path)).expect("a text");
-        assert!(text.contains(from), "{path} has no `{from}`");
-        fs::write(self.path(path), text.replace(from, to)).expect("written");
-    }
-
     /// The command line of a run.
     fn run(&self, out: &str, args: &[&str]) -> Vec<String> {
         let paths = ["k2-nano/train.ron", "text", out].map(|p| self.path(p).display().to_string());
@@ -113,12 +89,12 @@ fn losses_on_a_mesh_of_processes_are_those_of_one_rank() {
         let pairs = pairs.filter(|(dp, ep)| (2..=8).contains(&(dp * ep)));
         meshes = pairs.flat_map(|(dp, ep)| [0, 1, 2].map(|zero| (dp, ep, zero))).collect();
     }
-    let one = Bench::new(0);
+    let one = with_zero(0);
     one.alone("one", &TWENTY);
     let expected = one.losses("one");
     assert_eq!(expected.len(), 22, "20 steps and two looks");
     for (dp, ep, zero) in meshes {
-        let bench = Bench::new(zero);
+        let bench = with_zero(zero);
         let mesh = format!("dp={dp},ep={ep}");
         bench.together("many", (dp * ep, &mesh), &TWENTY);
         assert_close(&bench.losses("many"), &expected, &format!("{mesh}, ZeRO {zero}"));
@@ -136,7 +112,7 @@ fn a_run_on_ranks_is_left_and_gone_on_with_as_if_it_had_not_been() {
     if !has_mpi() {
         return;
     }
-    let bench = Bench::new(1);
+    let bench = with_zero(1);
     let on = (2, "dp=2,ep=1");
     let steps =
         |steps: &'static str| ["--steps", steps, "--eval-every", "0", "--checkpoint-every", "2"];
@@ -169,7 +145,7 @@ fn a_job_that_does_not_fit_the_mesh_is_refused_by_every_rank() {
     if !has_mpi() {
         return;
     }
-    let bench = Bench::new(0);
+    let bench = with_zero(0);
     let output = bench.launch("wrong", (2, "dp=4,ep=1"), &["--steps", "1"]).output();
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");

@@ -13,21 +13,12 @@ use std::collections::BTreeMap;
 use cranelift_entity::{EntityRef, PrimaryMap, SecondaryMap};
 
 use super::context::Cx;
+use super::micro::Micro;
 use crate::graph::{Graph, Node, NodeId, Origin, ValueDef};
 use crate::ops::{Op, Slice, Value};
 use crate::program::ArgKind;
 use crate::program::Combine;
 use crate::types::{DType, Type};
-
-/// What is known of the other micro-batches.
-pub(super) struct Micro {
-    /// Values of the first micro-batch that depend on a batch.
-    batched: SecondaryMap<Value, bool>,
-    /// Per further micro-batch, its values.
-    others: Vec<BTreeMap<Value, Value>>,
-    /// Values over all micro-batches, as far as asked for.
-    joined: BTreeMap<Value, Value>,
-}
 
 /// Turns feeds with dims into slices of feeds `n` times as long, and finds what depends on them.
 pub(super) fn widen_feeds(
@@ -74,13 +65,6 @@ pub(super) fn widen_feeds(
 fn part_op(part: &Type, k: u64) -> Op {
     let rows = part.shape[0];
     Slice { dim: 0, start: k * rows, len: rows }.into()
-}
-
-impl Micro {
-    /// Only the first micro-batch is there.
-    pub(super) fn new(batched: SecondaryMap<Value, bool>) -> Self {
-        Micro { batched, others: Vec::new(), joined: BTreeMap::new() }
-    }
 }
 
 impl Cx<'_, '_> {

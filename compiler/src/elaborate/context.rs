@@ -57,7 +57,7 @@ pub(super) struct Cx<'a, 'l> {
     /// Depth of calls.
     pub depth: u32,
     /// Values of the other micro-batches, once there are several.
-    pub micro: Option<super::accumulate::Micro>,
+    pub micro: Option<super::micro::Micro>,
 }
 
 impl<'a, 'l> Cx<'a, 'l> {

@@ -3,6 +3,12 @@
 //! # Invariants
 //! - Matching takes at most pattern × text steps.
 
+use super::context::shorten;
+use crate::codes;
+use crate::diagnostic::Diagnostic;
+use crate::spec::read::did_you_mean;
+use crate::spec::syntax::Name;
+
 /// Whether a path matches a pattern.
 pub(super) fn matches(pattern: &str, path: &str) -> bool {
     let (pattern, path) = (pattern.as_bytes(), path.as_bytes());
@@ -28,6 +34,23 @@ pub(super) fn matches(pattern: &str, path: &str) -> bool {
 /// Whether a path or a path around it matches: a pattern for an instance takes all its nodes.
 pub(super) fn matches_within(pattern: &str, path: &str) -> bool {
     matches(pattern, path) || path.match_indices('.').any(|(at, _)| matches(pattern, &path[..at]))
+}
+
+/// A pattern without a match.
+pub(super) fn no_match<'a>(
+    pattern: &Name,
+    what: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Diagnostic {
+    let headline = format!("`{}` matches no {what}", shorten(&pattern.text));
+    let error = Diagnostic::error(
+        codes::EMPTY_MATCH,
+        headline,
+        pattern.span,
+        format!("no {what} has such a path"),
+    );
+    let error = error.help("`*` stands for any text, dots included; paths start at the model");
+    did_you_mean(error, (&pattern.text, pattern.span), known)
 }
 
 #[cfg(test)]

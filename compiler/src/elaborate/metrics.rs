@@ -5,15 +5,12 @@
 
 use cranelift_entity::EntitySet;
 
-use super::context::{Cx, shorten};
+use super::context::Cx;
 use super::glob;
 use super::scope::Scope;
-use super::train::Step;
-use crate::codes;
-use crate::diagnostic::Diagnostic;
+use super::step::Step;
 use crate::ops::Value;
 use crate::program::ResultTarget;
-use crate::spec::read::did_you_mean;
 use crate::spec::syntax::Name;
 use crate::spec::train::TrainSpec;
 
@@ -31,7 +28,7 @@ pub(super) fn gradients(cx: &mut Cx, step: &Step, spec: &TrainSpec, outputs: &mu
         }
         if found.is_empty() {
             let paths: Vec<&str> = cx.tensors.iter().map(|(t, _)| t.name.as_str()).collect();
-            let error = no_match(&metric.pattern, "parameter", paths);
+            let error = glob::no_match(&metric.pattern, "parameter", paths);
             cx.sink.push(error);
         }
         push_all(key, &metric.pattern, found, outputs);
@@ -69,7 +66,7 @@ pub(super) fn values(
         if found.is_empty() {
             let paths: Vec<&str> = cx.named.iter().map(|(p, _)| p.as_str()).collect();
             let names = step.scope.names.keys().map(String::as_str);
-            let error = no_match(pattern, "node", names.chain(paths));
+            let error = glob::no_match(pattern, "node", names.chain(paths));
             cx.sink.push(error);
         }
         for (_, value) in &mut found {
@@ -111,21 +108,4 @@ fn push_all(key: &Name, pattern: &Name, found: Vec<(String, Value)>, outputs: &m
         };
         outputs.push((value, ResultTarget::Fetch(name)));
     }
-}
-
-/// A pattern without a match.
-pub(super) fn no_match<'a>(
-    pattern: &Name,
-    what: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Diagnostic {
-    let headline = format!("`{}` matches no {what}", shorten(&pattern.text));
-    let error = Diagnostic::error(
-        codes::EMPTY_MATCH,
-        headline,
-        pattern.span,
-        format!("no {what} has such a path"),
-    );
-    let error = error.help("`*` stands for any text, dots included; paths start at the model");
-    did_you_mean(error, (&pattern.text, pattern.span), known)
 }

@@ -12,13 +12,16 @@ mod glob;
 mod init;
 mod mesh;
 mod metrics;
+mod micro;
 mod model;
 mod nodes;
 mod optimizer;
 mod precision;
 mod prune;
 mod recompute;
+mod root;
 mod scope;
+mod step;
 mod train;
 
 use indexmap::IndexMap;

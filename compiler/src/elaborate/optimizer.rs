@@ -9,9 +9,8 @@ use std::rc::Rc;
 use super::block::{Given, Site};
 use super::context::{Cx, shorten};
 use super::glob;
-use super::metrics::no_match;
 use super::scope::{Env, Instance, Scope, join};
-use super::train::Step;
+use super::step::Step;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::ops::Value;
@@ -117,7 +116,7 @@ fn check_patterns(cx: &mut Cx, spec: &OptimizerSpec) {
         .collect();
     for pattern in spec.groups.iter().flat_map(|g| g.matches.iter().chain(&g.not)) {
         if !paths.iter().any(|p| glob::matches(&pattern.text, p)) {
-            let error = no_match(pattern, "parameter", paths.iter().map(String::as_str));
+            let error = glob::no_match(pattern, "parameter", paths.iter().map(String::as_str));
             cx.sink.push(error);
         }
     }

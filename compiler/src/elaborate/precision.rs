@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use cranelift_entity::{EntitySet, SecondaryMap};
 
 use super::context::Cx;
-use super::{glob, metrics};
+use super::glob;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::graph::{Graph, Node, NodeId, Origin, ValueDef};
@@ -98,7 +98,7 @@ fn exempt_nodes(cx: &mut Cx, precision: &Precision) -> EntitySet<NodeId> {
         if !any && cx.sink.errors() == 0 {
             let paths: Vec<&str> =
                 cx.graph.nodes.values().map(|n| n.origin.path.as_str()).collect();
-            let error = metrics::no_match(pattern, "node", paths);
+            let error = glob::no_match(pattern, "node", paths);
             cx.sink.push(error);
         }
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use cranelift_entity::{EntityRef, EntitySet};
 
 use super::context::Cx;
-use super::{glob, metrics};
+use super::glob;
 use crate::graph::{Graph, Node, NodeId, ValueDef};
 use crate::ops::Value;
 use crate::program::ResultTarget;
@@ -33,7 +33,7 @@ pub(super) fn matching(cx: &mut Cx, spec: &TrainSpec) -> EntitySet<NodeId> {
         if !any && cx.sink.errors() == 0 {
             let paths: Vec<&str> =
                 cx.graph.nodes.values().map(|n| n.origin.path.as_str()).collect();
-            let error = metrics::no_match(pattern, "node", paths);
+            let error = glob::no_match(pattern, "node", paths);
             cx.sink.push(error);
         }
     }

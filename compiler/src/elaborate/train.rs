@@ -10,11 +10,13 @@ use std::rc::Rc;
 
 use indexmap::IndexMap;
 
-use super::accumulate::{Micro, widen_feeds};
+use super::accumulate::widen_feeds;
 use super::context::{Cx, MAX_NODES};
-use super::model::{Root, add_feed, forward_graph};
+use super::micro::Micro;
 use super::prune::extract;
+use super::root::{Root, add_feed, forward_graph};
 use super::scope::{Binding, Env, Scope};
+use super::step::Step;
 use super::{Elaborated, TrainSettings, init, mesh, metrics, precision, recompute};
 use crate::autodiff;
 use crate::codes;
@@ -22,7 +24,6 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::graph::{Graph, Origin};
 use crate::ops::{Op, Value};
 use crate::program::ResultTarget;
-use crate::source::Span;
 use crate::spec::block::duplicate_name;
 use crate::spec::files::File;
 use crate::spec::syntax::Name;
@@ -30,18 +31,6 @@ use crate::spec::train::TrainSpec;
 use crate::types::{DType, Type};
 use cranelift_entity::SecondaryMap;
 use perilune_plan::TensorKind;
-
-/// A step under construction.
-pub(super) struct Step {
-    /// Names of the train file.
-    pub scope: Scope,
-    /// Gradients by tensor index.
-    pub grads: BTreeMap<usize, Value>,
-    /// New values by tensor index, with the place to blame.
-    pub new: BTreeMap<usize, (Value, Span)>,
-    /// Nodes that a backward pass added.
-    pub backward: Vec<std::ops::Range<usize>>,
-}
 
 /// Elaborates a training step over an expanded model.
 pub(super) fn elaborate(

@@ -39,6 +39,14 @@ pub(super) fn number(value: f64, ty: DType) -> String {
     }
 }
 
+/// `1.0e0 : f32`; truth values carry no type.
+pub(super) fn typed(value: f64, ty: DType) -> String {
+    match ty {
+        DType::i1 => number(value, ty),
+        _ => format!("{} : {ty}", number(value, ty)),
+    }
+}
+
 /// A string literal.
 pub(super) fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);

@@ -74,38 +74,6 @@ pub fn broadcast<C: Communicator + ?Sized>(
     }
 }
 
-/// Combines the ranks' data elementwise into the data of `root`; that of the others stays.
-///
-/// # Units
-/// Sends `data` bytes, except for `root`, which sends 0.
-///
-/// # Errors
-/// Those of [`Communicator::exchange`] and [`reduce_pairwise`], and [`CommError::Use`] when `root`
-/// is not in the group.
-pub fn reduce<C: Communicator + ?Sized>(
-    comm: &mut C,
-    site: &Site<'_>,
-    (group, root): (&[u32], u32),
-    (combine, dtype): (Combine, DType),
-    data: &mut [u8],
-) -> Result<(), CommError> {
-    let to = place(group, root)?;
-    let own = place(group, comm.rank())?;
-    if own != to {
-        let mut send = vec![&[][..]; group.len()];
-        send[to] = data;
-        let mut receive: Vec<&mut [u8]> = group.iter().map(|_| <&mut [u8]>::default()).collect();
-        return comm.exchange(site, group, &send, &mut receive);
-    }
-    let length = |i: usize| if i == own { 0 } else { data.len() };
-    let mut pieces: Vec<Vec<u8>> = (0..group.len()).map(|i| vec![0; length(i)]).collect();
-    let mut receive: Vec<&mut [u8]> = pieces.iter_mut().map(Vec::as_mut_slice).collect();
-    comm.exchange(site, group, &vec![&[][..]; group.len()], &mut receive)?;
-    pieces[own] = data.to_vec();
-    data.copy_from_slice(combined(combine, dtype, &mut pieces)?);
-    Ok(())
-}
-
 /// Combines the ranks' data elementwise; every rank gets the result.
 ///
 /// Each rank combines one slice of the elements (`n div p` of them, one more for the first

@@ -3,7 +3,7 @@
 //! ```text
 //! collective  all_reduce, all_gather, broadcast, barrier   deterministic, made of exchanges
 //!     └─► Communicator::exchange                           one primitive per carrier
-//!           Single · InProcess · Mpi                        (Delayed: any of them, slower)
+//!           Single · InProcess · Mpi · Nccl                 (Delayed: any of them, slower)
 //! ```
 //!
 //! A rank that waits in vain looks at where the others stand ([`Standing`]) and follows who waits
@@ -35,7 +35,7 @@ pub mod flight;
 #[cfg(feature = "mpi")]
 pub use self::mpi::{Mpi, Started};
 pub use blame::{Inside, Life, Standing};
-pub use collective::{all_gather, all_reduce, barrier, broadcast, reduce};
+pub use collective::{all_gather, all_reduce, barrier, broadcast};
 pub use delayed::Delayed;
 pub use error::{Cause, CommError, Lost};
 pub use in_process::InProcess;

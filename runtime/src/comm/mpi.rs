@@ -413,9 +413,8 @@ impl Communicator for Mpi {
             let what = "it is of no use after a failure".to_owned();
             return Err(CommError::Carrier { carrier: "MPI", what });
         }
-        let before = self.traffic.bytes();
-        self.traffic.count(site, own, send);
-        self.flight.begin(site, group, self.traffic.bytes() - before);
+        let bytes = self.traffic.count(site, own, send);
+        self.flight.begin(site, group, bytes);
         let key = key(site, group);
         let mut inboxes: Vec<Inbox> = group.iter().map(|_| Inbox::default()).collect();
         let expected: Vec<usize> = receive.iter().map(|piece| piece.len()).collect();

@@ -24,17 +24,18 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Adds an exchange in which the rank at `own` sends `send`.
-    pub fn count(&mut self, site: &Site<'_>, own: usize, send: &[&[u8]]) {
+    /// Adds an exchange in which the rank at `own` sends `send`; gives the bytes that go to others.
+    pub fn count(&mut self, site: &Site<'_>, own: usize, send: &[&[u8]]) -> u64 {
         let others = send.iter().enumerate().filter(|(i, _)| *i != own);
-        let bytes: usize = others.map(|(_, piece)| piece.len()).sum();
+        let bytes = others.map(|(_, piece)| piece.len()).sum::<usize>() as u64;
         if !self.by_name.contains_key(site.name) {
             self.by_name.insert(site.name.to_owned(), Sent::default());
         }
         if let Some(sent) = self.by_name.get_mut(site.name) {
-            sent.bytes += bytes as u64;
+            sent.bytes += bytes;
             sent.exchanges += 1;
         }
+        bytes
     }
 
     /// Counts of one kind of collective, by [`Site::name`].

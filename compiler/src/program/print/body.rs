@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use super::super::literal::typed;
 use super::super::scalar_names;
 use super::super::{Combine, Generic, V};
 use super::{list, tensor};
@@ -104,7 +105,7 @@ fn line(i: usize, op: &ScalarOp, cx: &Cx<'_>) -> String {
 
 fn constant(i: usize, value: f64, ty: DType) -> String {
     let value = super::super::literal::rounded(value, ty);
-    format!("%x{i} = arith.constant {}", super::kernel::typed(value, ty))
+    format!("%x{i} = arith.constant {}", typed(value, ty))
 }
 
 fn one(i: usize, op: &str, x: &str, (from, to): (DType, DType)) -> String {

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::super::literal::{float, number, symbol};
+use super::super::literal::{float, number, symbol, typed};
 use super::super::{
     Collective, CollectiveKind, Combine, ContractDims, DialectOp, Generic, Kernel, KernelOp,
     OpKind, V,
@@ -288,14 +288,6 @@ fn identity(combine: Combine, ty: DType) -> f64 {
         (Combine::Min, DType::i32) => f64::from(i32::MAX),
         (Combine::Max, _) => f64::NEG_INFINITY,
         (Combine::Min, _) => f64::INFINITY,
-    }
-}
-
-/// `1.0e0 : f32`; truth values carry no type.
-pub(super) fn typed(value: f64, ty: DType) -> String {
-    match ty {
-        DType::i1 => number(value, ty),
-        _ => format!("{} : {ty}", number(value, ty)),
     }
 }
 

@@ -10,10 +10,9 @@ use melior::ir::{BlockLike, ValueLike};
 
 use super::super::scalar_names;
 use super::super::{Combine, V};
-use super::kernel::scalar;
 use super::{
     Op, ReadError, Result, attribute, block, dtype, integer, key, name, operand_key, refuse,
-    result_key, unsigned,
+    result_key, scalar, unsigned,
 };
 use crate::scalar::{Binary, Body, S, ScalarOp};
 use crate::types::DType;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use melior::ir::attribute::{AttributeLike, BoolAttribute, FloatAttribute};
+use melior::ir::attribute::{AttributeLike, BoolAttribute};
 use melior::ir::operation::OperationLike;
 use melior::ir::{Attribute, BlockLike};
 
@@ -16,8 +16,8 @@ use super::super::{
 };
 use super::body;
 use super::{
-    Op, ReadError, Result, array, attribute, block, integer, key, name, operand_key, refuse,
-    result_key, results, tensor, unsigned,
+    Op, ReadError, Result, array, attribute, block, key, name, operand_key, refuse, result_key,
+    results, scalar, tensor, unsigned,
 };
 use crate::types::{DType, Type};
 
@@ -240,18 +240,6 @@ fn collective(op: Op<'_, '_>, name: &str) -> Result<Collective> {
 fn listed<T: std::str::FromStr>(text: &str) -> Result<Vec<T>> {
     let numbers = text.split(", ").map(|number| number.parse().ok()).collect::<Option<_>>();
     numbers.ok_or_else(|| ReadError { message: format!("`{text}` is no list of numbers") })
-}
-
-/// f64 bits of a scalar attribute.
-pub(super) fn scalar(value: Attribute<'_>) -> Result<u64> {
-    let text = value.r#type().to_string();
-    let ty = super::dtype(&text)?;
-    if ty.is_float() {
-        let value = FloatAttribute::try_from(value);
-        let value = value.map_err(|e| ReadError { message: e.to_string() })?.value();
-        return Ok(canonical_bits(value, ty));
-    }
-    Ok(canonical_bits(integer(value)? as f64, ty))
 }
 
 /// A dense array of non-negative numbers.

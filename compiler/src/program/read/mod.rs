@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use melior::ir::attribute::{
-    ArrayAttribute, AttributeLike, DictionaryAttribute, FlatSymbolRefAttribute, IntegerAttribute,
-    StringAttribute,
+    ArrayAttribute, AttributeLike, DictionaryAttribute, FlatSymbolRefAttribute, FloatAttribute,
+    IntegerAttribute, StringAttribute,
 };
 use melior::ir::operation::OperationLike;
 use melior::ir::{
@@ -23,6 +23,7 @@ use melior::ir::{
 
 use perilune_plan::{Only, Shard};
 
+use super::normal::canonical_bits;
 use super::verify::verify;
 use super::{
     ArgKind, Call, Decision, EntryArg, EntryFn, EntryResult, Kernel, Layout, Place, Program,
@@ -211,6 +212,18 @@ fn text(raw: mlir_sys::MlirStringRef) -> Result<String> {
         Ok(text) => Ok(text.to_owned()),
         Err(e) => refuse(format!("a string that is not UTF-8: {e}")),
     }
+}
+
+/// f64 bits of a scalar attribute.
+fn scalar(value: Attribute<'_>) -> Result<u64> {
+    let text = value.r#type().to_string();
+    let ty = dtype(&text)?;
+    if ty.is_float() {
+        let value = FloatAttribute::try_from(value);
+        let value = value.map_err(|e| ReadError { message: e.to_string() })?.value();
+        return Ok(canonical_bits(value, ty));
+    }
+    Ok(canonical_bits(integer(value)? as f64, ty))
 }
 
 fn integer(attribute: Attribute<'_>) -> Result<i64> {

@@ -211,9 +211,8 @@ impl<F: Fabric> Communicator for Nccl<F> {
         if self.failed {
             return Err(carrier("it is of no use after a failure".to_owned()));
         }
-        let before = self.traffic.bytes();
-        self.traffic.count(site, own, send);
-        self.flight.begin(site, group, self.traffic.bytes() - before);
+        let bytes = self.traffic.count(site, own, send);
+        self.flight.begin(site, group, bytes);
         let key = key(site, group);
         let done = self
             .envelopes((group, own), key, (send, receive))

@@ -11,12 +11,12 @@
 //! # Invariants
 //! - What nobody waited for stays in flight.
 
-use super::clock::{Snapshot, Stamp};
+use super::clock::{Clocks, Snapshot, Stamp};
+use super::race::{conflict_message, follow, race_code};
 use super::{
     ASYNC, Access, BYTES_SHIFT, Checker, IN_FLIGHT, PRODUCT, PROXY, REDUCES, RawFinding, finding,
-    raw,
+    raw, threads_of,
 };
-use super::{conflict_message, follow, threads_of};
 use crate::execute::{At, Ending, Object, Place, Touch, Warp};
 use crate::module::{Order, ProxyFence, Scope};
 use std::collections::{BTreeMap, VecDeque};
@@ -152,12 +152,23 @@ pub(crate) struct AsyncAccess {
     pub(crate) ending: Ending,
 }
 
-/// The bytes of granule `index` that an access touches, a bit each; 0 for all.
-fn bytes_of_granule(access: &Access, index: u64, granule: u64) -> u16 {
-    let (first, start) = (access.place.offset(), index * granule);
-    let end = (first + access.bytes).min(start + granule);
-    let (from, to) = (first.max(start) - start, end - start);
-    if to - from == granule { 0 } else { (1 << to) - (1 << from) }
+/// Whether a fence that came before a thread's read knew of the write.
+fn is_fenced(
+    clocks: &Clocks,
+    fenced: &BTreeMap<(u32, usize), Fences>,
+    (rank, issuer): (u32, u16),
+    write: &Stamp,
+) -> bool {
+    let counts = |fences: &Fences| {
+        let first_known = fences.front().is_some_and(|(at, _)| clocks.knows(issuer, at));
+        // Of a thread that fenced often, an older one may have come before.
+        let forgotten = fences.len() == MAX_FENCES && !first_known;
+        let before = |at: &Stamp| forgotten || clocks.knows(issuer, at);
+        fences.iter().any(|(at, knew)| knew.covers(write) && before(at))
+    };
+    let of = |thread: u16| fenced.get(&(rank, thread.into())).is_some_and(counts);
+    // Who wrote, or reads, is the one that fences nearly always.
+    of(write.thread) || of(issuer) || fenced.values().any(counts)
 }
 
 impl Checker {
@@ -198,15 +209,6 @@ impl Checker {
         found
     }
 
-    fn cells(&self, place: Place, bytes: u64) -> std::ops::RangeInclusive<u64> {
-        let offset = match place {
-            Place::Shared(_, offset) | Place::Buffer(_, offset) => offset,
-            _ => 0,
-        };
-        let granule = self.history.granule;
-        offset / granule..=(offset + bytes.max(1) - 1) / granule
-    }
-
     fn race_async(
         &mut self,
         warp: &Warp,
@@ -219,22 +221,15 @@ impl Checker {
         let cta = self.clocks[warp.cta as usize].cta;
         // Known to nobody until it lands, so that the epoch is free to say which flight it is.
         let stamp = Stamp { cta, thread, flags, generation: u32::MAX, epoch: id, pc: at.pc };
-        let granule = self.history.granule;
+        let clocks = &self.clocks[warp.cta as usize];
         let mut conflict = None;
-        for index in self.cells(access.place, access.bytes) {
-            let clocks = &self.clocks[warp.cta as usize];
-            let (cell, readers) = match access.place {
-                Place::Shared(rank, _) => self.history.shared_cell(rank, index),
-                Place::Buffer(buffer, _) => self.history.global_cell(buffer, index),
-                _ => return None,
-            };
-            let touched = bytes_of_granule(access, index, granule);
-            let stamp = Stamp { flags: flags | touched << BYTES_SHIFT, ..stamp };
-            let other = follow(clocks, issuer, cell, readers, (&stamp, access));
+        self.history.visit(access.place, access.bytes, |cell| {
+            let stamp = Stamp { flags: flags | cell.touched << BYTES_SHIFT, ..stamp };
+            let other = follow(clocks, issuer, cell, (&stamp, access));
             conflict = conflict.or(other);
-        }
+        });
         let other = conflict?;
-        let code = super::race_code(access.place, other.flags | flags);
+        let code = race_code(access.place, other.flags | flags);
         let message = conflict_message(&other, &Stamp { thread: issuer, ..stamp }, access.touch);
         Some(raw(code, (warp, lane), at.pc, Some(other.pc), message))
     }
@@ -247,41 +242,21 @@ impl Checker {
         access: &Access,
     ) -> Option<RawFinding> {
         let issuer = (warp.index * 32 + lane as u32) as u16;
-        for index in self.cells(access.place, access.bytes) {
-            let cell = match access.place {
-                Place::Shared(rank, _) => self.history.shared_cell(rank, index).0,
-                Place::Buffer(buffer, _) => self.history.global_cell(buffer, index).0,
-                _ => return None,
-            };
-            let write = cell.write;
+        let clocks = &self.clocks[warp.cta as usize];
+        let fenced = &self.engines.fenced[usize::from(matches!(access.place, Place::Buffer(..)))];
+        let mut unfenced = None;
+        self.history.visit(access.place, access.bytes, |cell| {
+            let write = cell.write();
             let generic = write.cta != 0 && write.flags & (PROXY | IN_FLIGHT) == 0;
-            if !generic || !self.clocks[warp.cta as usize].knows(issuer, &write) {
-                continue;
+            if unfenced.is_none() && generic && clocks.knows(issuer, &write) {
+                let fenced = is_fenced(clocks, fenced, (warp.cta, issuer), &write);
+                unfenced = (!fenced).then_some(write);
             }
-            if !self.is_fenced((warp.cta, issuer), access.place, &write) {
-                let message = "reads through the async proxy what the generic proxy wrote, \
-                               without a fence.proxy.async between them"
-                    .to_owned();
-                return Some(raw(finding::PROXY, (warp, lane), at.pc, Some(write.pc), message));
-            }
-        }
-        None
-    }
-
-    /// Whether a fence that came before the read knew of the write.
-    fn is_fenced(&self, (rank, issuer): (u32, u16), place: Place, write: &Stamp) -> bool {
-        let clocks = &self.clocks[rank as usize];
-        let fenced = &self.engines.fenced[usize::from(matches!(place, Place::Buffer(..)))];
-        let counts = |fences: &Fences| {
-            let first_known = fences.front().is_some_and(|(at, _)| clocks.knows(issuer, at));
-            // Of a thread that fenced often, an older one may have come before.
-            let forgotten = fences.len() == MAX_FENCES && !first_known;
-            let before = |at: &Stamp| forgotten || clocks.knows(issuer, at);
-            fences.iter().any(|(at, knew)| knew.covers(write) && before(at))
-        };
-        let of = |thread: u16| fenced.get(&(rank, thread.into())).is_some_and(counts);
-        // Who wrote, or reads, is the one that fences nearly always.
-        of(write.thread) || of(issuer) || fenced.values().any(counts)
+        });
+        let message = "reads through the async proxy what the generic proxy wrote, \
+                       without a fence.proxy.async between them";
+        let other = Some(unfenced?.pc);
+        Some(raw(finding::PROXY, (warp, lane), at.pc, other, message.to_owned()))
     }
 
     /// Notes what is in flight, and where its end will be seen; gives the number that its cells know it by.
@@ -335,18 +310,14 @@ impl Checker {
         let landed = |flags: u16| Stamp { flags: flags & !IN_FLIGHT, pc: flight.pc, ..stamp };
         for run in 0..flight.runs {
             let place = flight.place.behind(run * flight.distance);
-            for index in self.cells(place, flight.bytes) {
-                let (cell, readers) = match place {
-                    Place::Shared(rank, _) => self.history.shared_cell(rank, index),
-                    Place::Buffer(buffer, _) => self.history.global_cell(buffer, index),
-                    _ => return,
-                };
+            self.history.visit(place, flight.bytes, |mut cell| {
+                let write = cell.write();
                 if flight.reads {
-                    readers.replace(cell, own, |old| landed(old.flags));
-                } else if own(&cell.write) {
-                    cell.write = landed(cell.write.flags);
+                    cell.replace_readers(own, |old| landed(old.flags));
+                } else if own(&write) {
+                    cell.set_write(landed(write.flags));
                 }
-            }
+            });
         }
     }
 

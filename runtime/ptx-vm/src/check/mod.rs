@@ -9,18 +9,20 @@ pub(crate) mod finding;
 mod clock;
 mod flight;
 mod product;
+mod race;
 mod release;
 mod shadow;
+mod wide;
 
 use crate::execute::{At, Copied, Engine, Frame, Place, Setup, Touch, Warp, unravel};
 use crate::module::{Function, Op, Order, PRED_BIT, Scope};
-use clock::{Clocks, Snapshot, Stamp};
+use clock::{Clocks, Snapshot};
 pub use finding::{Checks, Finding};
 pub(crate) use finding::{RawFinding, step_limit};
 pub(crate) use flight::{AsyncAccess, MAX_GROUPS};
-use shadow::Cell;
 pub(crate) use shadow::History;
 use std::collections::{BTreeMap, HashMap};
+pub(crate) use wide::WideAccess;
 
 /// The access was atomic, relaxed, acquire or release: two such are no race within their scope.
 const STRONG: u16 = 1;
@@ -215,12 +217,11 @@ impl Checker {
         (at, lane): (&At, usize),
         access: Access,
     ) -> Option<RawFinding> {
-        let (known, offset) = match access.place {
-            Place::Buffer(index, offset) => (self.history.known_global(index)?, offset),
-            Place::Shared(rank, offset) => (self.history.known_shared(rank), offset),
-            Place::Local(offset) => (&mut warp.local_known[lane], offset),
-            Place::Const(_) | Place::Param(_) => return None,
+        let known = match access.place {
+            Place::Local(_) => &mut warp.local_known[lane],
+            place => self.history.region(place)?.known.as_mut()?,
         };
+        let offset = access.place.offset();
         let (start, end) = (offset as usize, (offset + access.bytes) as usize);
         let bytes = known.get_mut(start..end)?;
         if access.touch == Touch::Write {
@@ -231,38 +232,6 @@ impl Checker {
         bytes.fill(true);
         let message = format!("byte {} of {} bytes was never written", missing, access.bytes);
         Some(raw(finding::UNINITIALISED, (warp, lane), at.pc, None, message))
-    }
-
-    fn race(
-        &mut self,
-        warp: &Warp,
-        (at, lane): (&At, usize),
-        access: Access,
-    ) -> Option<RawFinding> {
-        let thread = (warp.index * 32 + lane as u32) as u16;
-        let clocks = &self.clocks[warp.cta as usize];
-        let stamp = clocks.stamp(thread, at.pc, access.flags());
-        let granule = self.history.granule;
-        let (Place::Shared(_, offset) | Place::Buffer(_, offset)) = access.place else {
-            return None;
-        };
-        let mut conflict = None;
-        for index in offset / granule..=(offset + access.bytes - 1) / granule {
-            let (cell, readers) = match access.place {
-                Place::Shared(rank, _) => self.history.shared_cell(rank, index),
-                Place::Buffer(buffer, _) => self.history.global_cell(buffer, index),
-                _ => return None,
-            };
-            let other = follow(clocks, thread, cell, readers, (&stamp, &access));
-            conflict = conflict.or(other);
-        }
-        if access.flags() & STRONG != 0 {
-            self.synchronise(warp.cta, thread.into(), access);
-        }
-        let other = conflict?;
-        let code = race_code(access.place, other.flags | stamp.flags);
-        let message = conflict_message(&other, &stamp, access.touch);
-        Some(raw(code, (warp, lane), at.pc, Some(other.pc), message))
     }
 
     /// Threads that meet, all told what each of them knows.
@@ -382,15 +351,14 @@ impl Checker {
         }
         let thread = (warp.index * 32 + u32::from(copied.lane)) as u16;
         let stamp = self.clocks[warp.cta as usize].stamp(thread, copied.pc, ASYNC);
-        let granule = self.history.granule;
-        let (first, end) = (u64::from(copied.at), u64::from(copied.at) + u64::from(copied.bytes));
-        for index in first / granule..=(end - 1) / granule {
-            let (cell, _) = self.history.shared_cell(warp.cta, index);
-            let own = cell.write.thread == thread && cell.write.pc == copied.pc;
-            if own && cell.write.flags & IN_FLIGHT != 0 {
-                cell.write = stamp;
+        let place = Place::Shared(warp.cta, copied.at.into());
+        self.history.visit(place, copied.bytes.into(), |mut cell| {
+            let write = cell.write();
+            let own = write.thread == thread && write.pc == copied.pc;
+            if own && write.flags & IN_FLIGHT != 0 {
+                cell.set_write(stamp);
             }
-        }
+        });
     }
 }
 
@@ -407,90 +375,6 @@ fn raw(
 ) -> RawFinding {
     let (warp, lane, cta) = (warp.index, lane as u32, [0; 3]);
     RawFinding { code, instruction, other, cta, warp, lane, count: 1, message }
-}
-
-/// The code of a race between accesses with these flags.
-fn race_code(place: Place, flags: u16) -> &'static str {
-    match place {
-        _ if flags & PRODUCT != 0 => finding::WGMMA_RACE,
-        _ if flags & ASYNC != 0 => finding::ASYNC_RACE,
-        Place::Shared(..) => finding::SHARED_RACE,
-        _ => finding::GLOBAL_RACE,
-    }
-}
-
-fn conflict_message(other: &Stamp, stamp: &Stamp, touch: Touch) -> String {
-    let what = match touch {
-        Touch::Read => "reads",
-        Touch::Write => "writes",
-        Touch::Atomic => "updates",
-    };
-    let who = match other.cta == stamp.cta {
-        true => format!("thread {}", other.thread),
-        false => format!("thread {} of CTA {}", other.thread, other.cta.wrapping_sub(1)),
-    };
-    if other.flags & PROXY != 0 {
-        let engine = if other.flags & PRODUCT != 0 { "wgmma" } else { "bulk copy" };
-        let state =
-            if other.flags & IN_FLIGHT != 0 { "in flight" } else { "it has not waited for" };
-        return format!("thread {} {what} what a {engine} {state} touches", stamp.thread);
-    }
-    if other.flags & IN_FLIGHT != 0 {
-        return format!("thread {} {what} what a copy of {who} still moves", stamp.thread);
-    }
-    format!("thread {} {what} what {who} touches, and nothing orders them", stamp.thread)
-}
-
-/// Whether two strong accesses, one of them by the CTA of these clocks, include each other in their scopes.
-fn morally_strong(clocks: &Clocks, other: &Stamp, own: &Stamp) -> bool {
-    let scope = |stamp: &Stamp| stamp.flags >> SCOPE_SHIFT & 3;
-    let (ours, theirs) = (scope(own), scope(other));
-    let needed = if other.cta == own.cta {
-        Scope::Cta
-    } else if clocks.peers.contains(&other.cta) {
-        Scope::Cluster
-    } else {
-        Scope::Device
-    };
-    own.flags & other.flags & STRONG != 0 && ours.min(theirs) >= needed as u16
-}
-
-/// Follows an access in one cell, and gives the access it races with.
-fn follow(
-    clocks: &Clocks,
-    thread: u16,
-    cell: &mut Cell,
-    readers: &mut shadow::Readers,
-    (stamp, access): (&Stamp, &Access),
-) -> Option<Stamp> {
-    let mut conflict = None;
-    let ordered = |other: &Stamp| {
-        let flying = other.flags & IN_FLIGHT != 0;
-        let (ours, theirs) = (stamp.flags >> BYTES_SHIFT, other.flags >> BYTES_SHIFT);
-        let apart = ours != 0 && theirs != 0 && ours & theirs == 0;
-        apart
-            || other.flags & stamp.flags & REDUCES != 0
-            || !flying && (clocks.knows(thread, other) || morally_strong(clocks, other, stamp))
-    };
-    let benign = |other: &Stamp| {
-        // Compilers let every thread of a replicated layout store its copy of a value.
-        access.same_value && other.pc == stamp.pc && other.flags & IN_FLIGHT == 0
-    };
-    if cell.write.cta != 0 && !ordered(&cell.write) && !benign(&cell.write) {
-        conflict = Some(cell.write);
-    }
-    if access.touch == Touch::Read {
-        readers.add(cell, *stamp, |other| clocks.knows(thread, other));
-        return conflict;
-    }
-    let read = readers.unordered(cell, |other| {
-        let own = other.cta == clocks.cta && other.thread == thread;
-        ordered(other) || (own && other.flags & IN_FLIGHT == 0)
-    });
-    cell.write = *stamp;
-    readers.clear(cell);
-    // The readers came after the writer.
-    read.or(conflict)
 }
 
 impl<const CHECK: bool> Engine<'_, CHECK> {

@@ -1,7 +1,7 @@
 //! Atomic read-modify-writes.
 
-use super::access::{Fault, Place, Touch, little_endian, put};
 use super::cluster::{Engine, lanes};
+use super::place::{Fault, Place, Touch, little_endian, put};
 use super::state::Warp;
 use super::warp::{At, Flow};
 use crate::check::{Access, finding};

@@ -4,9 +4,9 @@
 //! - The bytes move at once; mbarriers hear of them between turns ([`Engine::settle`]), groups at the wait.
 //!   Until then the checks treat both ends as in flight.
 
-use super::access::{Fault, Place, Touch, WEAK};
 use super::cluster::{Engine, lanes};
 use super::mbarrier::{Completing, Object};
+use super::place::{Fault, Place, Touch, WEAK};
 use super::state::Warp;
 use super::warp::{At, Flow};
 use crate::check::{Access, AsyncAccess, finding};

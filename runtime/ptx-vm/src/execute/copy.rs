@@ -3,8 +3,8 @@
 //! # Invariants
 //! - The bytes are there at once; until the wait the checks treat them as in flight.
 
-use super::access::{Place, Touch, WEAK};
 use super::cluster::{Engine, lanes};
+use super::place::{Place, Touch, WEAK};
 use super::state::{Copied, Warp};
 use super::warp::{At, Flow};
 use crate::check::{Access, MAX_GROUPS, finding};

@@ -1,7 +1,7 @@
 //! `mma`, `ldmatrix`, `stmatrix`, `movmatrix`: a warp works on fragments together.
 
-use super::access::{Place, Touch, WEAK};
 use super::cluster::Engine;
+use super::place::{Place, Touch, WEAK};
 use super::state::{State, Warp};
 use super::warp::{At, Flow};
 use crate::check::{Access, finding};

@@ -5,8 +5,8 @@
 //! - A `try_wait` that cannot succeed yet lets its lanes wait; it gives up after a number of turns, or when
 //!   nobody can go on. A `test_wait` never waits.
 
-use super::access::{Fault, Place};
 use super::cluster::{Engine, lanes};
+use super::place::{Fault, Place};
 use super::state::{Awaited, Group, State, Warp};
 use super::warp::{At, Flow};
 use crate::check::finding;
@@ -110,13 +110,13 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
     fn bits_of(&self, (rank, offset): Object) -> u64 {
         let shared = &self.ctas[rank as usize].shared;
-        super::access::little_endian(shared, offset as usize, 8)
+        super::place::little_endian(shared, offset as usize, 8)
     }
 
     fn put_bits(&mut self, (rank, offset): Object, bits: u64) {
         self.timed_out = 0;
         let shared = &mut self.ctas[rank as usize].shared;
-        super::access::put(shared, offset as usize, 8, bits);
+        super::place::put(shared, offset as usize, 8, bits);
     }
 
     /// Writes a changed state, and lets go on who waited for its phase.

@@ -1,7 +1,7 @@
 //! Counting what memory requests cost, when a profile is wanted.
 
-use super::access::Place;
 use super::cluster::{Engine, lanes, shared_place};
+use super::place::Place;
 use super::state::Warp;
 use super::warp::At;
 use crate::count::{Requests, sectors, wavefronts};

@@ -223,7 +223,7 @@ pub fn runtime(error: RuntimeError) -> Failure {
     };
     let help = match &error {
         RuntimeError::Findings(found) if is_limit(found) => Some(
-            "the virtual machine stops a launch at a limit: run less data, or run the plan on a GPU",
+            "the virtual machine stops a launch at a limit: raise `--vm-steps`, run less data, or run the plan on a GPU",
         ),
         RuntimeError::Findings(_) => {
             Some("this is a bug in Perilune's kernels; please report it with the spec")

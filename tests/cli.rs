@@ -280,6 +280,39 @@ fn messages_are_coloured_only_on_request() {
 
 const KERNELS: &str = "runtime/ptx-vm/tests";
 
+/// Some of what `vm` reports.
+#[derive(Debug, PartialEq, serde::Deserialize)]
+struct VmReport {
+    completed: bool,
+    lane_instructions: u64,
+    mix: std::collections::BTreeMap<String, VmCount>,
+    profile: Option<VmProfile>,
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize)]
+struct VmCount {
+    warps: u64,
+    lanes: u64,
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize)]
+struct VmProfile {
+    kernel: String,
+    memory: Vec<VmMemory>,
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize)]
+struct VmMemory {
+    space: String,
+    requests: VmRequests,
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize)]
+struct VmRequests {
+    bytes: u64,
+    sectors: u64,
+}
+
 #[test]
 fn a_ptx_kernel_runs_is_checked_and_gives_its_buffers_back() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -301,6 +334,13 @@ fn a_ptx_kernel_runs_is_checked_and_gives_its_buffers_back() {
     assert_eq!(report["completed"], true);
     assert!(report["mix"]["fma.rn.f32"]["lanes"].as_u64().is_some_and(|lanes| lanes > 0));
     let expected = std::fs::read(format!("{KERNELS}/foreign/cuda_saxpy.y.expected.bin"));
+    let (ptx, launch) = (format!("{kernel}.ptx"), format!("{kernel}.launch.ron"));
+    let in_ron = perilune(&["vm", &ptx, "--launch", &launch, "--profile", "--ron"]);
+    let in_json = perilune(&["vm", &ptx, "--launch", &launch, "--profile", "--json"]);
+    let in_ron: VmReport = ron::from_str(&stdout(&in_ron)).expect("RON");
+    assert_eq!(in_ron, serde_json::from_value(json(&in_json)).expect("the same fields in JSON"));
+    let memory = in_ron.profile.map(|profile| profile.memory).unwrap_or_default();
+    assert!(memory.iter().any(|of| of.space == "global" && of.requests.bytes > 0));
     assert_eq!(std::fs::read(dumped).expect("the dump"), expected.expect("the fixture"));
 }
 
@@ -335,6 +375,12 @@ fn training_in_the_ptx_vm_leaves_the_same_record_and_checks_are_for_it_alone() {
     let refused = train(&["--checks", "all", "--out", &out("refused")]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(stderr(&refused).contains("--device ptx-vm"), "{}", stderr(&refused));
+    let refused = train(&["--vm-steps", "9", "--out", &out("refused")]);
+    assert_eq!(refused.status.code(), Some(2));
+    let stopped = train(&["--device", "ptx-vm", "--vm-steps", "9", "--out", &out("stopped")]);
+    assert_ne!(stopped.status.code(), Some(0));
+    let said = stderr(&stopped);
+    assert!(said.contains("V1302: more than 9 warp") && said.contains("--vm-steps"), "{said}");
     let loss = |device: &str| {
         let run = train(&["--device", device, "--out", &out(device)]);
         assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));

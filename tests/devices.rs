@@ -74,7 +74,7 @@ fn apart(ours: &HostTensor, theirs: &HostTensor) -> f64 {
 /// Trains on both devices; what lies farther apart than its bound.
 fn train(path: &str, bounds: &Bounds) -> Vec<String> {
     let mut cpu = session(path, DeviceKind::Cpu);
-    let mut vm = session(path, DeviceKind::PtxVm { checks: Checks::all() });
+    let mut vm = session(path, DeviceKind::ptx_vm(Checks::all()));
     let names: Vec<String> = cpu.plan().tensors.iter().map(|t| t.name.clone()).collect();
     let seed = HostTensor::scalar_i32(1);
     let mut worst: BTreeMap<String, (f64, f64)> = BTreeMap::new();

@@ -31,7 +31,7 @@ fn k2_nano_matches_torch() {
 
 #[test]
 fn k2_nano_in_the_ptx_vm_matches_torch_and_no_check_finds_anything() {
-    let device = DeviceKind::PtxVm { checks: Checks::all() };
+    let device = DeviceKind::ptx_vm(Checks::all());
     holds_on(&committed("k2-nano"), &Settings { device, steps: Some(5) });
 }
 

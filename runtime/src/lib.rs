@@ -27,6 +27,6 @@ mod tensor;
 
 pub use device::DeviceKind;
 pub use error::{KernelFindings, RuntimeError};
-pub use perilune_ptx_vm::{Checks, Finding};
+pub use perilune_ptx_vm::{Checks, DEFAULT_STEP_LIMIT, Finding};
 pub use session::{Fetches, MemoryUse, Options, Session};
 pub use tensor::HostTensor;

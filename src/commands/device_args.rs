@@ -1,7 +1,7 @@
-//! Which device runs a plan: `--device`, and what it checks: `--checks`.
+//! Which device runs a plan: `--device`, what it checks: `--checks`; where it stops: `--vm-steps`.
 
 use clap::builder::PossibleValuesParser;
-use perilune_runtime::{Checks, DeviceKind};
+use perilune_runtime::{Checks, DEFAULT_STEP_LIMIT, DeviceKind};
 
 use crate::exit::{Exit, Failure};
 
@@ -14,22 +14,30 @@ pub(crate) struct DeviceArgs {
     /// What ptx-vm checks beside bounds, alignment and barriers: `all`, `none`, or of `uninitialised,races` (all)
     #[arg(long, value_name = "CHECKS", value_parser = checks)]
     checks: Option<Checks>,
+    /// Warp instructions that ptx-vm executes in a launch at most (4294967296)
+    #[arg(long, value_name = "N")]
+    vm_steps: Option<u64>,
 }
 
 impl DeviceArgs {
     /// The device asked for.
     ///
     /// # Errors
-    /// Checks for a device that makes none.
+    /// Checks or a limit for a device that has none.
     pub(crate) fn kind(&self) -> Result<DeviceKind, Failure> {
-        match (self.device.as_str(), self.checks) {
-            ("ptx-vm", checks) => Ok(DeviceKind::PtxVm { checks: checks.unwrap_or(Checks::all()) }),
-            (_, None) => Ok(DeviceKind::Cpu),
-            (device, Some(_)) => {
-                let headline = format!("the device `{device}` makes no checks");
-                Err(Failure::new(Exit::Usage, headline).help("add `--device ptx-vm`"))
-            }
+        let device = self.device.as_str();
+        if device == "ptx-vm" {
+            return Ok(DeviceKind::PtxVm {
+                checks: self.checks.unwrap_or(Checks::all()),
+                step_limit: self.vm_steps.unwrap_or(DEFAULT_STEP_LIMIT),
+            });
         }
+        let headline = match (self.checks, self.vm_steps) {
+            (None, None) => return Ok(DeviceKind::Cpu),
+            (Some(_), _) => format!("the device `{device}` makes no checks"),
+            (None, Some(_)) => format!("the device `{device}` counts no steps"),
+        };
+        Err(Failure::new(Exit::Usage, headline).help("add `--device ptx-vm`"))
     }
 }
 

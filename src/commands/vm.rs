@@ -9,10 +9,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use perilune_ptx_vm::{
-    Checks, Count, Extents, Finding, Launch, LoadError, Machine, Mismatch, Module, Options,
-    Outcome, Profile,
+    Checks, Count, DEFAULT_STEP_LIMIT, Extents, Finding, Launch, LoadError, Machine, Mismatch,
+    Module, Options, Outcome, Profile,
 };
-use serde_json::{Value, json};
 
 use crate::commands::device_args::checks;
 use crate::commands::write_file;
@@ -45,8 +44,64 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
     /// Warp instructions to execute at most
-    #[arg(long, default_value_t = 1 << 32, value_name = "N")]
+    #[arg(long, default_value_t = DEFAULT_STEP_LIMIT, value_name = "N")]
     steps: u64,
+    /// Machine-readable output on stdout, in RON
+    #[arg(long, conflicts_with = "json")]
+    ron: bool,
+}
+
+/// What `--json` and `--ron` write.
+#[derive(serde::Serialize)]
+struct Report<'r> {
+    version: u32,
+    completed: bool,
+    findings: Vec<FindingReport<'r>>,
+    mismatches: Vec<MismatchReport<'r>>,
+    warp_instructions: u64,
+    lane_instructions: u64,
+    mix: &'r BTreeMap<String, Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'r Profile>,
+}
+
+#[derive(serde::Serialize)]
+struct FindingReport<'r> {
+    code: &'r str,
+    message: &'r str,
+    file: &'r str,
+    line: u32,
+    column: u32,
+    text: &'r str,
+    origin: Option<Origin<'r>>,
+    other: Option<Other<'r>>,
+    cta: [u32; 3],
+    warp: u32,
+    lane: u32,
+    count: u64,
+}
+
+/// A line of the source that the PTX came from.
+#[derive(serde::Serialize)]
+struct Origin<'r> {
+    file: &'r str,
+    line: u64,
+}
+
+/// The other party of a race or deadlock.
+#[derive(serde::Serialize)]
+struct Other<'r> {
+    line: u32,
+    text: &'r str,
+}
+
+#[derive(serde::Serialize)]
+struct MismatchReport<'r> {
+    buffer: &'r str,
+    element: usize,
+    got: f64,
+    want: f64,
+    count: usize,
 }
 
 fn dump(text: &str) -> Result<(String, PathBuf), String> {
@@ -72,18 +127,16 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         launch.compare(|name| outcome.buffer(name)).map_err(|error| refused(&error))?;
     let profile =
         args.profile.then(|| profile(&module, &launch, &outcome, args.registers)).flatten();
+    let mix = outcome.counters.mix(&module);
+    let report = || report(&outcome, &mismatches, (&mix, profile.as_ref()));
     if console.json {
-        let mut report = report_json(&outcome, &mismatches, &outcome.counters.mix(&module));
-        if let Some(profile) = &profile {
-            report["profile"] = serde_json::to_value(profile)
-                .map_err(|error| Failure::internal(format!("a profile is no JSON: {error}")))?;
-        }
-        console.json(&report);
+        let value = serde_json::to_value(report());
+        console.json(&value.map_err(|e| Failure::internal(format!("a report is no JSON: {e}")))?);
+    } else if args.ron {
+        let text = ron::ser::to_string_pretty(&report(), ron::ser::PrettyConfig::default());
+        console.data(&text.map_err(|e| Failure::internal(format!("a report is no RON: {e}")))?);
     } else {
-        let counts = match &profile {
-            Some(profile) => profile.to_string(),
-            None => mix_text(&outcome.counters.mix(&module)),
-        };
+        let counts = profile.as_ref().map_or_else(|| mix_text(&mix), Profile::to_string);
         console.data(&report_text(&outcome, &mismatches, &counts));
     }
     let good = outcome.completed && outcome.findings.is_empty() && mismatches.is_empty();
@@ -166,37 +219,41 @@ fn verdict(findings: usize, buffers: usize) -> String {
     if parts.is_empty() { "nothing found".to_owned() } else { parts.join(" and ") }
 }
 
-fn report_json(outcome: &Outcome, mismatches: &[Mismatch], mix: &BTreeMap<String, Count>) -> Value {
+fn report<'r>(
+    outcome: &'r Outcome,
+    mismatches: &'r [Mismatch],
+    (mix, profile): (&'r BTreeMap<String, Count>, Option<&'r Profile>),
+) -> Report<'r> {
     let total = outcome.counters.total();
-    let findings: Vec<Value> = outcome.findings.iter().map(finding_json).collect();
-    let mismatches: Vec<Value> = mismatches
-        .iter()
-        .map(|wrong| {
-            json!({
-                "buffer": wrong.buffer, "element": wrong.element, "got": wrong.got,
-                "want": wrong.want, "count": wrong.count,
-            })
-        })
-        .collect();
-    let mix: serde_json::Map<String, Value> = mix
-        .iter()
-        .map(|(name, count)| (name.clone(), json!({"warps": count.warps, "lanes": count.lanes})))
-        .collect();
-    json!({
-        "version": 1, "completed": outcome.completed, "findings": findings,
-        "mismatches": mismatches, "warp_instructions": total.warps,
-        "lane_instructions": total.lanes, "mix": mix,
-    })
+    let mismatch = |wrong: &'r Mismatch| {
+        let Mismatch { buffer, element, got, want, count } = wrong;
+        MismatchReport { buffer, element: *element, got: *got, want: *want, count: *count }
+    };
+    Report {
+        version: 1,
+        completed: outcome.completed,
+        findings: outcome.findings.iter().map(finding_report).collect(),
+        mismatches: mismatches.iter().map(mismatch).collect(),
+        warp_instructions: total.warps,
+        lane_instructions: total.lanes,
+        mix,
+        profile,
+    }
 }
 
-fn finding_json(finding: &Finding) -> Value {
-    let origin = finding.origin.as_ref().map(|(file, line)| json!({"file": file, "line": line}));
-    let other =
-        finding.other.as_ref().map(|(place, text)| json!({"line": place.line, "text": text}));
-    json!({
-        "code": finding.code, "message": finding.message, "file": finding.file,
-        "line": finding.position.line, "column": finding.position.column, "text": finding.text,
-        "origin": origin, "other": other, "cta": finding.cta, "warp": finding.warp,
-        "lane": finding.lane, "count": finding.count,
-    })
+fn finding_report(finding: &Finding) -> FindingReport<'_> {
+    FindingReport {
+        code: finding.code,
+        message: &finding.message,
+        file: &finding.file,
+        line: finding.position.line,
+        column: finding.position.column,
+        text: &finding.text,
+        origin: finding.origin.as_ref().map(|(file, line)| Origin { file, line: *line }),
+        other: finding.other.as_ref().map(|(at, text)| Other { line: at.line, text }),
+        cta: finding.cta,
+        warp: finding.warp,
+        lane: finding.lane,
+        count: finding.count,
+    }
 }

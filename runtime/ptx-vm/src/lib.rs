@@ -31,7 +31,7 @@ pub use count::{
     Bound, Count, Counters, Cta, DEVICES, Device, Limit, MemoryUse, Mix, Occupancy, Pipe, Profile,
     RequestUse, Requests, Roofline, WorkUse,
 };
-pub use execute::{Extents, Machine, Options, Outcome};
+pub use execute::{DEFAULT_STEP_LIMIT, Extents, Machine, Options, Outcome};
 pub use launch::{
     Dtype, Expect, Init, Launch, LaunchBuffer, LaunchParam, Mismatch, OutOfBounds, SwizzleMode,
     Tolerance,

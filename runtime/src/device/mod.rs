@@ -19,7 +19,7 @@ pub(crate) mod host;
 mod ptx_vm;
 
 use perilune_plan::{Entry, KernelDecl, Launch, Plan, Step};
-use perilune_ptx_vm::{Checks, Finding};
+use perilune_ptx_vm::{Checks, DEFAULT_STEP_LIMIT, Finding};
 
 use crate::profile::Counts;
 use crate::session::MemoryUse;
@@ -36,10 +36,17 @@ pub enum DeviceKind {
     PtxVm {
         /// What is checked beside bounds, alignment, barriers and warp membership.
         checks: Checks,
+        /// Warp instructions that a launch may execute.
+        step_limit: u64,
     },
 }
 
 impl DeviceKind {
+    /// The PTX virtual machine with these checks and the step limit of its own.
+    pub const fn ptx_vm(checks: Checks) -> Self {
+        DeviceKind::PtxVm { checks, step_limit: DEFAULT_STEP_LIMIT }
+    }
+
     /// The device's name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -165,8 +172,9 @@ pub(crate) fn open(
     });
     Ok(match options.device {
         DeviceKind::Cpu => Box::new(cpu::Cpu::open(plan, sizes, threads)?),
-        DeviceKind::PtxVm { checks } => {
-            Box::new(ptx_vm::PtxVm::open(plan, sizes, (threads, checks))?)
+        DeviceKind::PtxVm { checks, step_limit } => {
+            let options = perilune_ptx_vm::Options { checks, threads, step_limit, profile: false };
+            Box::new(ptx_vm::PtxVm::open(plan, sizes, options)?)
         }
     })
 }

@@ -8,7 +8,7 @@
 //! - Launches run one after the other; a finding ends the run after the launch that it is in.
 
 use perilune_plan::{Entry, GPU_ALIGN, KernelDecl, Launch, Plan, StepOp};
-use perilune_ptx_vm::{Checks, Extents, Machine, Memory, Module, Options, Outcome, Space};
+use perilune_ptx_vm::{Extents, Machine, Memory, Module, Options, Outcome, Space};
 
 use super::host::HostMemory;
 use super::{Bindings, Device, Piece, Refused, StepFailure, Storage, launched};
@@ -26,8 +26,7 @@ pub(crate) struct PtxVm {
     memory: HostMemory,
     /// Which bytes of the arena have a value; empty where that is not checked.
     known: Vec<bool>,
-    threads: usize,
-    checks: Checks,
+    options: Options,
 }
 
 struct BoundEntry {
@@ -76,13 +75,13 @@ impl PtxVm {
     pub(crate) fn open(
         plan: &Plan,
         sizes: MemoryUse,
-        (threads, checks): (usize, Checks),
+        options: Options,
     ) -> Result<Self, RuntimeError> {
         let modules = plan.kernels.iter().map(parse).collect::<Result<_, _>>()?;
-        let arena = if checks.uninitialised { sizes.arena as usize } else { 0 };
+        let arena = if options.checks.uninitialised { sizes.arena as usize } else { 0 };
         let memory = HostMemory::new(sizes)?;
         let known = vec![false; arena];
-        Ok(PtxVm { modules, entries: Vec::new(), memory, known, threads, checks })
+        Ok(PtxVm { modules, entries: Vec::new(), memory, known, options })
     }
 
     /// The parameter block and the memory of a launch.
@@ -107,12 +106,12 @@ impl PtxVm {
 
     /// Which bytes of a piece have a value, where that is followed.
     fn known(&self, piece: Piece) -> Option<&[bool]> {
-        let followed = piece.storage == Storage::Arena && self.checks.uninitialised;
+        let followed = piece.storage == Storage::Arena && self.options.checks.uninitialised;
         followed.then(|| &self.known[piece.offset as usize..piece.end() as usize])
     }
 
     fn set_known(&mut self, piece: Piece, by: impl Fn(&mut [bool])) {
-        if piece.storage == Storage::Arena && self.checks.uninitialised {
+        if piece.storage == Storage::Arena && self.options.checks.uninitialised {
             by(&mut self.known[piece.offset as usize..piece.end() as usize]);
         }
     }
@@ -136,7 +135,7 @@ impl PtxVm {
 
 impl Device for PtxVm {
     fn threads(&self) -> usize {
-        self.threads
+        self.options.threads
     }
 
     fn bind(
@@ -191,12 +190,7 @@ impl Device for PtxVm {
         let lent = self.lend(launch).ok_or_else(|| {
             StepFailure::Data("the arguments take more memory than the machine has".to_owned())
         })?;
-        let options = Options {
-            checks: self.checks,
-            threads: self.threads,
-            profile: measure,
-            ..Options::default()
-        };
+        let options = Options { profile: measure, ..self.options.clone() };
         let module = &self.modules[launch.kernel];
         let outcome = Machine::run_with(module, &launch.name, launch.extents, lent, &options)
             .map_err(|error| StepFailure::Data(error.to_string()))?;

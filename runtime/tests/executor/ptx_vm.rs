@@ -86,7 +86,7 @@ fn once(text: &str) -> PlanBuilder {
 }
 
 fn open(builder: &PlanBuilder, checks: Checks) -> Result<Session, RuntimeError> {
-    let device = DeviceKind::PtxVm { checks };
+    let device = DeviceKind::ptx_vm(checks);
     Session::new(builder.plan.clone(), Options { device, profile: true, ..Options::default() })
 }
 

@@ -4,10 +4,10 @@
 //! - Where all lanes lie in one memory they go together, a *wide* access; else, and where a check needs a closer
 //!   look, lane by lane.
 
-use super::cluster::{Engine, lanes};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::place::{Fault, Place, Touch, WEAK, little_endian, mask_of, put};
-use super::state::Warp;
-use super::warp::{At, Flow};
+use super::state::{OBJECT_BYTES, Warp};
 use crate::check::{Access, Checker, WideAccess, finding};
 use crate::memory::address_of;
 use crate::module::{Address, Order, Space, Transfer, WINDOW_BITS};
@@ -234,9 +234,22 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         })
     }
 
-    pub(crate) fn fault(&mut self, warp: &Warp, at: &At, lane: usize, fault: Fault) -> Flow {
-        self.fail(fault.code, (warp, 1 << lane), at.pc, fault.message);
-        Flow::Stop
+    /// Reports a write, other than by `mbarrier`, onto an object that was not ended.
+    pub(super) fn check_overwrite(
+        &mut self,
+        warp: &Warp,
+        (at, lane): (&At, usize),
+        (place, bytes): (Place, u64),
+    ) {
+        let Place::Shared(rank, first) = place else { return };
+        let first = (rank, (first as u32).saturating_sub(OBJECT_BYTES - 1));
+        let end = (rank, (place.offset() + bytes) as u32);
+        if !self.objects.is_empty()
+            && let Some(((_, offset), _)) = self.objects.range(first..end).next()
+        {
+            let message = format!("overwrites the mbarrier at {offset} of CTA {rank}");
+            self.report(finding::MBARRIER_STATE, (warp, 1 << lane), at.pc, message);
+        }
     }
 
     /// Tells the checks of an access.

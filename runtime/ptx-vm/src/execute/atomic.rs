@@ -1,9 +1,9 @@
 //! Atomic read-modify-writes.
 
-use super::cluster::{Engine, lanes};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::place::{Fault, Place, Touch, little_endian, put};
 use super::state::Warp;
-use super::warp::{At, Flow};
 use crate::check::{Access, finding};
 use crate::module::Atomic;
 

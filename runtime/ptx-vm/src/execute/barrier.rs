@@ -4,9 +4,9 @@
 //! - Without a count a barrier waits for the threads that have not exited; with one, for that many.
 //! - A warp that arrives whole counts as 32 threads, however many it has.
 
-use super::cluster::{BARRIERS, Engine, lanes};
+use super::engine::{BARRIERS, Engine};
+use super::lanes::{At, Flow, lanes};
 use super::state::{Cta, State, Warp};
-use super::warp::{At, Flow};
 use crate::check::finding;
 use crate::module::{Bar, Inst, Op};
 

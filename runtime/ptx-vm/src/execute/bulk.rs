@@ -4,11 +4,10 @@
 //! - The bytes move at once; mbarriers hear of them between turns ([`Engine::settle`]), groups at the wait.
 //!   Until then the checks treat both ends as in flight.
 
-use super::cluster::{Engine, lanes};
-use super::mbarrier::{Completing, Object};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::place::{Fault, Place, Touch, WEAK};
-use super::state::Warp;
-use super::warp::{At, Flow};
+use super::state::{Completing, Object, Warp};
 use crate::check::{Access, AsyncAccess, finding};
 use crate::matrix::Swizzle;
 use crate::module::{

@@ -1,9 +1,9 @@
-//! Calls, returns and indexed branches.
+//! Calls, returns, exits and indexed branches.
 
-use super::cluster::{Engine, lanes};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::setup::MAX_CLUSTER_BYTES;
-use super::state::{Frame, Warp};
-use super::warp::{At, Flow};
+use super::state::{Frame, State, Warp};
 use crate::check::finding;
 use crate::module::{Call, FUNCTION_WINDOW, List, Op, Place, Row, Target, same_places};
 
@@ -153,6 +153,37 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         warp.groups[group].frames.pop();
         warp.groups[group].pc = frame.return_to;
         Flow::Changed
+    }
+
+    /// After lanes left a group: the others go on behind the instruction.
+    pub(super) fn go_on(&mut self, warp: &mut Warp, at: &At) -> Flow {
+        if let Some(group) = warp.groups.get_mut(at.group) {
+            group.pc = at.pc + 1;
+        }
+        warp.drop_empty();
+        Flow::Changed
+    }
+
+    /// Ends threads; whoever waits for them looks again.
+    pub(super) fn exit_lanes(&mut self, warp: &mut Warp, mask: u32) {
+        warp.live &= !mask;
+        self.something_moved();
+        if let Some(cta) = self.ctas.get_mut(warp.cta as usize) {
+            cta.live[warp.index as usize] = warp.live;
+        }
+        let mut awaited = None;
+        for group in &mut warp.groups {
+            group.mask &= !mask;
+            if let State::Converge { missing } = group.state {
+                group.state = State::Ready;
+                if missing & mask != 0 {
+                    awaited = Some((group.pc, group.mask));
+                }
+            }
+        }
+        if let Some((pc, waiting)) = awaited {
+            self.awaited_exit(warp, pc, waiting);
+        }
     }
 
     /// `brx.idx`: a group for each target that lanes go to.

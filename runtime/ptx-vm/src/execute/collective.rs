@@ -3,9 +3,9 @@
 //! # Invariants
 //! - They happen when all named lanes are there: a group waits at the instruction until others join it.
 
-use super::cluster::{Engine, lanes};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::state::{State, Warp};
-use super::warp::{At, Flow};
 use crate::check::finding;
 use crate::module::{Lanes, Literal, Op, Pred, Reduce, Row, Shuffle, Vote};
 use crate::number::single::{self, Extremum};

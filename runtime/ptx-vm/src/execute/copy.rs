@@ -3,10 +3,10 @@
 //! # Invariants
 //! - The bytes are there at once; until the wait the checks treat them as in flight.
 
-use super::cluster::{Engine, lanes};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::place::{Place, Touch, WEAK};
 use super::state::{Copied, Warp};
-use super::warp::{At, Flow};
 use crate::check::{Access, MAX_GROUPS, finding};
 use crate::module::CopyAsync;
 

@@ -1,8 +1,9 @@
 //! The machine's front: a launch to its outcome, clusters spread over host threads.
 
-use super::cluster::{Engine, Report};
-use super::setup::{self, Extents, Setup};
-use crate::check::{Checks, Finding, History};
+use super::cluster::Report;
+use super::engine::Engine;
+use super::setup::{self, Extents, Options, Setup};
+use crate::check::{Finding, History};
 use crate::count::Counters;
 use crate::launch::Launch;
 use crate::memory::Memory;
@@ -10,26 +11,6 @@ use crate::module::{Kernel, Module};
 use crate::source::LoadError;
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-/// How to run.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// What to check beside what always stops a kernel (bounds, alignment, barriers).
-    pub checks: Checks,
-    /// Host threads; 0 for as many as the machine has. What a kernel without data races leaves when it
-    /// completes does not depend on it.
-    pub threads: usize,
-    /// Warp instructions that the whole grid may execute.
-    pub step_limit: u64,
-    /// Whether memory requests are counted, for a [`Profile`](crate::Profile).
-    pub profile: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { checks: Checks::none(), threads: 0, step_limit: 1 << 32, profile: false }
-    }
-}
 
 /// What a launch left behind.
 #[derive(Debug)]

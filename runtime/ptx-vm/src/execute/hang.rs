@@ -1,7 +1,7 @@
 //! When nobody can go on: who waits for what.
 
 use super::barrier::is_barrier;
-use super::cluster::Engine;
+use super::engine::Engine;
 use super::state::{Awaited, Group, State, Warp};
 use crate::check::{RawFinding, finding};
 use crate::module::Op;

@@ -1,20 +1,13 @@
 //! `mma`, `ldmatrix`, `stmatrix`, `movmatrix`: a warp works on fragments together.
 
-use super::cluster::Engine;
+use super::engine::Engine;
+use super::lanes::{At, Flow};
 use super::place::{Place, Touch, WEAK};
 use super::state::{State, Warp};
-use super::warp::{At, Flow};
 use crate::check::{Access, finding};
 use crate::matrix::Mma;
 use crate::matrix::fragment::{self, Rows};
-use crate::module::{Address, Lanes, List, MatrixOp, Row};
-
-impl Warp {
-    /// A row as 32-bit registers.
-    pub(super) fn words(&self, at: &At, row: Row) -> [u32; 32] {
-        self.row(at, row).0.map(|bits| bits as u32)
-    }
-}
+use crate::module::{Address, Lanes, List, MatrixOp};
 
 impl<const CHECK: bool> Engine<'_, CHECK> {
     /// What to do first when not all 32 lanes are here.

@@ -5,31 +5,13 @@
 //! - A `try_wait` that cannot succeed yet lets its lanes wait; it gives up after a number of turns, or when
 //!   nobody can go on. A `test_wait` never waits.
 
-use super::cluster::{Engine, lanes};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::place::{Fault, Place};
-use super::state::{Awaited, Group, State, Warp};
-use super::warp::{At, Flow};
+use super::state::{Awaited, Group, Object, State, Warp};
 use crate::check::finding;
 use crate::mbarrier::{Mbarrier, MbarrierError};
 use crate::module::{Address, MbarrierAction, MbarrierOp, Op, Phase};
-
-/// The rank of a CTA and an offset in its shared memory: where an object lies.
-pub(crate) type Object = (u32, u32);
-
-/// Bytes of an object.
-const OBJECT_BYTES: u32 = 8;
-
-/// Bytes of a copy that an mbarrier will be told of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Completing {
-    pub(crate) object: Object,
-    pub(crate) bytes: u32,
-    /// Who started the copy, and where.
-    pub(crate) warp: u32,
-    pub(crate) cta: u32,
-    pub(crate) lane: u8,
-    pub(crate) pc: u32,
-}
 
 /// The finding's code of an error.
 fn code_of(error: MbarrierError) -> &'static str {
@@ -88,24 +70,6 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             return Err(MbarrierError::Uninitialised);
         }
         Mbarrier::decode(self.bits_of(object))
-    }
-
-    /// Reports a write, other than by `mbarrier`, onto an object that was not ended.
-    pub(super) fn check_overwrite(
-        &mut self,
-        warp: &Warp,
-        (at, lane): (&At, usize),
-        (place, bytes): (Place, u64),
-    ) {
-        let Place::Shared(rank, first) = place else { return };
-        let first = (rank, (first as u32).saturating_sub(OBJECT_BYTES - 1));
-        let end = (rank, (place.offset() + bytes) as u32);
-        if !self.objects.is_empty()
-            && let Some(((_, offset), _)) = self.objects.range(first..end).next()
-        {
-            let message = format!("overwrites the mbarrier at {offset} of CTA {rank}");
-            self.report(finding::MBARRIER_STATE, (warp, 1 << lane), at.pc, message);
-        }
     }
 
     fn bits_of(&self, (rank, offset): Object) -> u64 {

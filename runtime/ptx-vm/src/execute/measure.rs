@@ -1,9 +1,9 @@
 //! Counting what memory requests cost, when a profile is wanted.
 
-use super::cluster::{Engine, lanes, shared_place};
-use super::place::Place;
+use super::engine::Engine;
+use super::lanes::{At, lanes};
+use super::place::{Place, shared_place};
 use super::state::Warp;
-use super::warp::At;
 use crate::count::{Requests, sectors, wavefronts};
 use crate::module::{Address, MatrixOp, Op, Space, WINDOW_BITS, WgmmaOp};
 

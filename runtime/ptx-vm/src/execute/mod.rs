@@ -7,33 +7,35 @@
 //!   and meet again where their places are equal.
 //! - Every loop of the machine spends steps, and steps are limited.
 
+// Each uses only what stands above it.
 mod state;
+mod lanes;
 mod setup;
-mod grid;
-mod cluster;
-mod warp;
-mod step;
-mod call;
+mod engine;
 mod place;
 mod access;
+mod measure;
 mod atomic;
 mod collective;
-mod barrier;
 mod copy;
 mod matrix;
 mod wgmma;
 mod mbarrier;
 mod bulk;
-mod measure;
+mod barrier;
+mod call;
+mod step;
+mod warp;
 mod hang;
+mod cluster;
 mod order;
+mod grid;
 
 pub(crate) use bulk::Ending;
-pub(crate) use cluster::{Engine, lanes, unravel};
-pub use grid::{Machine, Options, Outcome};
-pub(crate) use mbarrier::Object;
+pub(crate) use engine::Engine;
+pub use grid::{Machine, Outcome};
+pub(crate) use lanes::{At, lanes};
 pub(crate) use place::{Place, Touch};
-pub use setup::Extents;
 pub(crate) use setup::Setup;
-pub(crate) use state::{Busy, Copied, Frame, Warp};
-pub(crate) use warp::At;
+pub use setup::{DEFAULT_STEP_LIMIT, Extents, Options};
+pub(crate) use state::{Busy, Copied, Frame, Object, Warp, unravel};

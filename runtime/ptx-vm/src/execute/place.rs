@@ -4,11 +4,11 @@
 //! - Every access is bounded and aligned whatever is checked; what is not is a finding that stops the
 //!   cluster.
 
-use super::cluster::{Engine, shared_place};
+use super::engine::Engine;
+use super::lanes::{At, Flow};
 use super::state::Warp;
-use super::warp::At;
 use crate::check::finding;
-use crate::module::{Address, Order, Scope, Space, WINDOW_BITS};
+use crate::module::{Address, Order, SHARED_RANK_SHIFT, Scope, Space, WINDOW_BITS};
 
 /// Where an address leads, and the offset there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +191,12 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         Fault { code: finding::BOUNDS, message }
     }
 
+    /// Ends the cluster for an access that leads nowhere.
+    pub(crate) fn fault(&mut self, warp: &Warp, at: &At, lane: usize, fault: Fault) -> Flow {
+        self.fail(fault.code, (warp, 1 << lane), at.pc, fault.message);
+        Flow::Stop
+    }
+
     /// Little-endian bits at a place that was located.
     #[inline]
     pub(crate) fn read(&self, warp: &Warp, lane: usize, place: Place, bytes: usize) -> u64 {
@@ -228,6 +234,14 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         put(memory, at as usize, bytes, bits);
         true
     }
+}
+
+/// The rank and the offset of a shared-memory address, as seen by the CTA `own`.
+#[inline]
+pub(crate) fn shared_place(address: u64, own: u32) -> (u32, u32) {
+    let rank = (address as u32) >> SHARED_RANK_SHIFT;
+    let offset = address as u32 & ((1 << SHARED_RANK_SHIFT) - 1);
+    (if rank == 0 { own } else { rank - 1 }, offset)
 }
 
 fn local(warp: &Warp, lane: usize, address: u64) -> (Place, u64, u64) {

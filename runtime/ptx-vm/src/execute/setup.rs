@@ -1,7 +1,6 @@
 //! A launch made ready: checked against the kernel, memory laid out, constants resolved.
 
-use super::grid::Options;
-use crate::check::History;
+use crate::check::{Checks, History};
 use crate::launch::{
     Dtype, Init, Launch, LaunchBuffer, LaunchParam, OutOfBounds, SwizzleMode, random_bytes,
 };
@@ -33,6 +32,30 @@ pub(crate) enum Fill {
     /// The frame's place in local memory plus bytes.
     Frame(i64),
     Special(Special),
+}
+
+/// Warp instructions that a grid may execute where nothing else is said.
+pub const DEFAULT_STEP_LIMIT: u64 = 1 << 32;
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to check beside what always stops a kernel (bounds, alignment, barriers).
+    pub checks: Checks,
+    /// Host threads; 0 for as many as the machine has. What a kernel without data races leaves when it
+    /// completes does not depend on it.
+    pub threads: usize,
+    /// Warp instructions that the whole grid may execute.
+    pub step_limit: u64,
+    /// Whether memory requests are counted, for a [`Profile`](crate::Profile).
+    pub profile: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (checks, step_limit) = (Checks::none(), DEFAULT_STEP_LIMIT);
+        Self { checks, threads: 0, step_limit, profile: false }
+    }
 }
 
 /// Everything that stays the same while a grid runs.

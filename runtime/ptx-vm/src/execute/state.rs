@@ -5,7 +5,6 @@
 //! - Rows and predicates of a frame lie at the same place for all groups at that depth, since a lane
 //!   only touches its own column.
 
-use super::mbarrier::Object;
 use crate::module::{Bar, Lanes};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -42,6 +41,24 @@ pub(crate) enum State {
     Cluster,
     /// Waits at this instruction for what others do.
     Await(Awaited),
+}
+
+/// The rank of a CTA and an offset in its shared memory: where an object lies.
+pub(crate) type Object = (u32, u32);
+
+/// Bytes of an object.
+pub(crate) const OBJECT_BYTES: u32 = 8;
+
+/// Bytes of a copy that an mbarrier will be told of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completing {
+    pub(crate) object: Object,
+    pub(crate) bytes: u32,
+    /// Who started the copy, and where.
+    pub(crate) warp: u32,
+    pub(crate) cta: u32,
+    pub(crate) lane: u8,
+    pub(crate) pc: u32,
 }
 
 /// What a group waits for at an instruction.
@@ -136,6 +153,21 @@ pub(crate) struct Warp {
     pub(crate) local_known: Vec<Vec<bool>>,
 }
 
+impl Warp {
+    /// Takes the lanes of `mask` out of a group into a new one at `pc`.
+    pub(crate) fn split(&mut self, group: usize, mask: u32, pc: u32) -> usize {
+        let frames = self.groups[group].frames.clone();
+        self.groups[group].mask &= !mask;
+        self.groups.push(Group { mask, pc, frames, state: State::Ready });
+        self.groups.len() - 1
+    }
+
+    /// Drops groups without lanes.
+    pub(crate) fn drop_empty(&mut self) {
+        self.groups.retain(|group| group.mask != 0);
+    }
+}
+
 /// A barrier of the CTA.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Barrier {
@@ -169,4 +201,10 @@ pub(crate) struct Cta {
     pub(crate) cluster_arrived: Vec<u32>,
     /// Lanes whose phase has ended and that have not waited for it yet.
     pub(crate) cluster_passed: Vec<u32>,
+}
+
+/// The position of `index` in a box, the first dimension running fastest.
+pub(crate) fn unravel(index: u64, extents: [u32; 3]) -> [u32; 3] {
+    let [x, y, _] = extents.map(u64::from);
+    [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32]
 }

@@ -1,49 +1,16 @@
 //! One instruction for the active lanes of a group.
 
-use super::cluster::{Engine, lanes, shared_place};
-use super::state::{State, Warp};
-use super::warp::{At, Flow};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
+use super::place::shared_place;
+use super::state::Warp;
 use crate::check::finding;
 use crate::module::{
-    Carry, Lanes, List, Literal, Logic, Op, Pred, Row, SHARED_RANK_SHIFT, SetPredHalves, Space,
-    Ticking, WINDOW_BITS,
+    Carry, Lanes, List, Literal, Logic, Op, Row, SHARED_RANK_SHIFT, SetPredHalves, Space, Ticking,
+    WINDOW_BITS,
 };
 
 impl Warp {
-    /// A row of the frame.
-    #[inline]
-    pub(crate) fn row(&self, at: &At, row: Row) -> &Lanes {
-        &self.rows[at.rows + row as usize]
-    }
-
-    /// The value of a row for its first active lane.
-    #[inline]
-    pub(crate) fn first(&self, at: &At, row: Row) -> u64 {
-        self.row(at, row).0[at.active.trailing_zeros() as usize & 31]
-    }
-
-    /// Writes the active lanes of a row.
-    #[inline]
-    pub(crate) fn write(&mut self, at: &At, row: Row, value: &Lanes) {
-        let into = &mut self.rows[at.rows + row as usize];
-        if at.active == u32::MAX {
-            *into = *value;
-            return;
-        }
-        for lane in 0..32 {
-            let keep = (at.active >> lane & 1).wrapping_sub(1);
-            let keep = u64::from(keep) << 32 | u64::from(keep);
-            into.0[lane] = (into.0[lane] & keep) | (value.0[lane] & !keep);
-        }
-    }
-
-    /// Writes the active lanes of a predicate.
-    #[inline]
-    pub(crate) fn write_pred(&mut self, at: &At, pred: Pred, bits: u32) {
-        let into = &mut self.preds[at.preds + pred as usize];
-        *into = (*into & !at.active) | (bits & at.active);
-    }
-
     /// `bits` combined with another predicate.
     fn combine(&self, at: &At, bits: u32, with: Option<(Logic, Literal)>) -> u32 {
         with.map_or(bits, |(logic, literal)| apply(logic, bits, self.holds(at, literal)))
@@ -216,37 +183,6 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
             Op::Yield => Flow::Pause,
             _ => Flow::Next,
-        }
-    }
-
-    /// After lanes left a group: the others go on behind the instruction.
-    pub(super) fn go_on(&mut self, warp: &mut Warp, at: &At) -> Flow {
-        if let Some(group) = warp.groups.get_mut(at.group) {
-            group.pc = at.pc + 1;
-        }
-        warp.drop_empty();
-        Flow::Changed
-    }
-
-    /// Ends threads; whoever waits for them looks again.
-    pub(super) fn exit_lanes(&mut self, warp: &mut Warp, mask: u32) {
-        warp.live &= !mask;
-        self.something_moved();
-        if let Some(cta) = self.ctas.get_mut(warp.cta as usize) {
-            cta.live[warp.index as usize] = warp.live;
-        }
-        let mut awaited = None;
-        for group in &mut warp.groups {
-            group.mask &= !mask;
-            if let State::Converge { missing } = group.state {
-                group.state = State::Ready;
-                if missing & mask != 0 {
-                    awaited = Some((group.pc, group.mask));
-                }
-            }
-        }
-        if let Some((pc, waiting)) = awaited {
-            self.awaited_exit(warp, pc, waiting);
         }
     }
 

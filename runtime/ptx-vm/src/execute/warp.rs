@@ -1,45 +1,11 @@
 //! A warp's turn: choosing a group, running it, splitting and joining groups.
 
-use super::cluster::Engine;
+use super::engine::Engine;
+use super::lanes::{At, Flow};
 use super::state::{Group, State, Warp};
-use crate::module::{Literal, Op};
-
-/// Where execution goes after an instruction.
-pub(crate) enum Flow {
-    Next,
-    /// The active lanes go to an instruction of the same function.
-    Jump(u32),
-    /// The groups of the warp were changed; choose again.
-    Changed,
-    /// The group waits at this instruction.
-    Wait(State),
-    /// The group goes on behind this instruction when others had their turn.
-    Pause,
-    /// The cluster cannot go on.
-    Stop,
-}
-
-/// An instruction being executed: which one, for whom, in which frame.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct At {
-    pub(crate) pc: u32,
-    /// Lanes whose guard holds.
-    pub(crate) active: u32,
-    /// Lanes of the group.
-    pub(crate) mask: u32,
-    pub(crate) rows: usize,
-    pub(crate) preds: usize,
-    pub(crate) group: usize,
-}
+use crate::module::Op;
 
 impl Warp {
-    /// A predicate or its negation, as a mask.
-    #[inline]
-    pub(crate) fn holds(&self, at: &At, literal: Literal) -> u32 {
-        let bits = self.preds[at.preds + literal.pred as usize];
-        if literal.negated { !bits } else { bits }
-    }
-
     /// Joins groups that stand at the same place.
     fn join(&mut self) {
         let may =
@@ -80,19 +46,6 @@ impl Warp {
             *index != group && waits && other.frames.len() == depth
         });
         others.map(|(_, other)| other.pc).min().unwrap_or(u32::MAX)
-    }
-
-    /// Takes the lanes of `mask` out of a group into a new one at `pc`.
-    pub(crate) fn split(&mut self, group: usize, mask: u32, pc: u32) -> usize {
-        let frames = self.groups[group].frames.clone();
-        self.groups[group].mask &= !mask;
-        self.groups.push(Group { mask, pc, frames, state: State::Ready });
-        self.groups.len() - 1
-    }
-
-    /// Drops groups without lanes.
-    pub(crate) fn drop_empty(&mut self) {
-        self.groups.retain(|group| group.mask != 0);
     }
 }
 

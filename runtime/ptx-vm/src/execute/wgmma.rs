@@ -5,9 +5,9 @@
 //! - A wait lets a warp go on only when the other warps of its warpgroup have done the same products:
 //!   what it then frees is not read any more.
 
-use super::cluster::{Engine, lanes};
+use super::engine::Engine;
+use super::lanes::{At, Flow, lanes};
 use super::state::{Awaited, State, Warp};
-use super::warp::{At, Flow};
 use crate::check::{MAX_GROUPS, finding};
 use crate::matrix::product::Scale;
 use crate::matrix::{Descriptor, Element, Major, Wgmma};

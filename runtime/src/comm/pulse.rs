@@ -23,8 +23,6 @@ const BEAT: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_millis(250);
 /// How long an answer of the rendezvous is waited for.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How long a rank that serves the rendezvous waits, when it gives up, until the others know.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// The pulse of a rank; it stops with its drop.
 #[derive(Debug)]
@@ -104,13 +102,19 @@ impl Pulse {
         self.shared.until(state, ANSWER, |state| state.arrived >= urgent);
     }
 
-    /// Waits until what was told by any rank until now is seen here, if the rendezvous answers.
-    pub(crate) fn settle(&self) {
+    /// Waits until what was told by any rank until now is seen here; false where the rendezvous does
+    /// not answer.
+    pub(crate) fn settle(&self) -> bool {
         let due = Instant::now() + SETTLE;
         let mut state = self.shared.lock();
         state.wanted = Some(due);
         self.shared.changed.notify_all();
-        self.shared.until(state, SETTLE + ANSWER, |state| state.viewed >= due);
+        self.shared.until(state, SETTLE + ANSWER, |state| state.viewed >= due)
+    }
+
+    /// Whether this rank serves the rendezvous.
+    pub(crate) fn serves(&self) -> bool {
+        self.server.is_some()
     }
 
     /// What was heard of a rank; `None` before it has come.
@@ -123,14 +127,6 @@ impl Pulse {
             heard.silent = state.answered.elapsed();
         }
         Some(heard)
-    }
-
-    /// To be called before this rank ends other than well: where it serves the rendezvous, the others
-    /// get the time to hear why.
-    pub(crate) fn drain(&self) {
-        if let Some(server) = &self.server {
-            server.drain(DRAIN);
-        }
     }
 }
 
@@ -154,10 +150,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for something, or until the connection or the time is over.
-    fn until(&self, state: MutexGuard<'_, State>, most: Duration, done: impl Fn(&State) -> bool) {
+    /// Waits for something, or until the connection or the time is over; whether it has come. Where
+    /// the rendezvous has not answered for long, nothing is waited for.
+    fn until(
+        &self,
+        state: MutexGuard<'_, State>,
+        most: Duration,
+        done: impl Fn(&State) -> bool,
+    ) -> bool {
         let open = |state: &mut State| !state.lost && !done(state);
-        drop(self.changed.wait_timeout_while(state, most, open));
+        let answers = state.answered.elapsed() < ANSWER;
+        let most = if answers { most } else { Duration::ZERO };
+        let waited = self.changed.wait_timeout_while(state, most, open);
+        done(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
     fn beat(&self, mut client: Client) {
@@ -277,7 +282,7 @@ mod tests {
         let (server, mut pulses) = pulses(3, Some(0));
         assert!(server.is_none(), "rank 0 has it");
         pulses[0].tell_now(b"rank 1 is late".to_vec());
-        pulses[0].drain();
+        pulses[1].settle();
         drop(pulses.remove(0));
         // Its connections end with the process, of which this is none.
         let kept = |rank| pulses[0].heard(rank);

@@ -51,6 +51,8 @@ const VERSION: u32 = 1;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A rank that waits, but has not written to its ring for so long, does not answer.
 const SILENT: Duration = Duration::from_secs(5);
+/// How long a rank that has given up stays for the others at most.
+const LINGER: Duration = Duration::from_secs(2);
 /// A rank that has not beaten for half a deadline does not answer; at least and at most so long.
 const SILENT_LIMITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -195,12 +197,29 @@ impl Flight {
     }
 
     /// Writes down and tells that this rank ends by itself.
+    ///
+    /// One that gave up because of another rank stays until the others have given up, too: a launcher
+    /// may end all ranks as soon as one has ended. One that serves the rendezvous stays until they have
+    /// heard why.
     pub fn leave(&mut self, exit: u8) {
+        let gave_up = self.recorder.has_given_up();
         self.recorder.leave(exit);
         self.tell_now();
-        if let Some(pulse) = self.pulse.as_ref().filter(|_| exit != 0) {
-            pulse.drain();
+        let Some(pulse) = self.pulse.as_ref().filter(|_| exit != 0) else { return };
+        if gave_up {
+            let begin = Instant::now();
+            let others = || (0..self.recorder.size()).filter(|rank| *rank != self.recorder.rank());
+            let open = || others().any(|rank| self.is_open(rank));
+            while open() && begin.elapsed() < LINGER && pulse.settle() {}
+        } else if pulse.serves() {
+            pulse.settle();
         }
+    }
+
+    /// Whether a rank may still have to say something.
+    fn is_open(&self, rank: u32) -> bool {
+        self.standing(rank).life == Life::Alive
+            && self.told(rank).is_none_or(|(_, ring, _)| ring.state == State::Running)
     }
 
     /// What a rank told last, and what is known of its connection.

@@ -21,6 +21,7 @@ pub struct Recorder {
     /// Collectives begun in each group.
     by_group: BTreeMap<Vec<u32>, u64>,
     current: Current,
+    given_up: bool,
     /// The lines that say where this rank stands, as last written.
     standing: [String; STANDING_LINES],
 }
@@ -86,6 +87,7 @@ impl Recorder {
             begun: 0,
             by_group,
             current,
+            given_up: false,
             standing: Default::default(),
         };
         recorder.put(0, who)?;
@@ -101,6 +103,11 @@ impl Recorder {
 
     pub(super) fn size(&self) -> u32 {
         self.size
+    }
+
+    /// Whether this rank has given up because of another one.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.given_up
     }
 
     /// Where this rank stands, for [`Ring::parse`](super::Ring::parse).
@@ -154,6 +161,7 @@ impl Recorder {
     }
 
     pub(super) fn give_up(&mut self, lost: &Lost) {
+        self.given_up = true;
         let (cause, numbers, entered) = match &lost.cause {
             Cause::Gone => ("gone", [0, 0], ""),
             Cause::Ended { exit } => ("ended", [u64::from(*exit), 0], ""),

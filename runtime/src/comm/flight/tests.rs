@@ -137,6 +137,38 @@ fn the_one_that_others_wait_for_is_found_through_what_they_tell() {
 }
 
 #[test]
+fn who_gives_up_stays_until_the_others_have_too_but_not_for_ever() {
+    let (_folder, _server, mut flights) = watched(3);
+    let begin = Instant::now();
+    flights[2].leave(12);
+    assert!(begin.elapsed() < LINGER, "who ends for its own reasons does not stay");
+    let mut second = flights.remove(1);
+    let first = &mut flights[0];
+    for flight in [&mut second, &mut *first] {
+        flight.begin(&site(1), &[0, 1, 2], 0);
+    }
+    let begin = Instant::now();
+    let leaving = std::thread::spawn(move || {
+        let lost = look(&mut second, &[2]);
+        second.give_up(&lost);
+        second.leave(11);
+        begin.elapsed()
+    });
+    std::thread::sleep(LINGER / 4);
+    let lost = look(first, &[2]);
+    first.give_up(&lost);
+    let stayed = leaving.join().expect("no panic");
+    assert!(stayed >= LINGER / 4 && stayed < LINGER, "until rank 0 gave up: {stayed:?}");
+    let (_folder, _server, mut flights) = watched(2);
+    flights[0].begin(&site(1), &[0, 1], 0);
+    let begin = Instant::now();
+    let lost = flights[0].lost(1, Cause::Late);
+    flights[0].give_up(&lost);
+    flights[0].leave(11);
+    assert!(begin.elapsed() >= LINGER, "rank 1 has not given up");
+}
+
+#[test]
 fn a_rank_alone_blames_whom_it_waits_for() {
     let (_folder, mut flights) = rings(2);
     flights[0].begin(&site(1), &[0, 1], 0);

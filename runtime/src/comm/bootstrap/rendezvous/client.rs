@@ -89,11 +89,6 @@ impl Client {
         self.host
     }
 
-    /// This rank, and the ranks of its job.
-    pub fn place(&self) -> (u32, u32) {
-        (self.rank, self.size)
-    }
-
     /// Sets a key for all ranks to see.
     ///
     /// # Errors

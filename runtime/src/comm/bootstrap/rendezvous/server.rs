@@ -49,8 +49,6 @@ struct Member {
     here: bool,
     beat: Instant,
     told: Vec<u8>,
-    /// The news it has looked at.
-    looked: u64,
 }
 
 impl Server {
@@ -91,24 +89,6 @@ impl Server {
     pub fn here(&self) -> Vec<u32> {
         let table = self.shared.lock();
         table.members.iter().filter(|(_, member)| member.here).map(|(rank, _)| *rank).collect()
-    }
-
-    /// Waits until every other rank has gone or has looked at all news, or the time is over.
-    pub fn drain(&self, limit: Duration) {
-        let begin = Instant::now();
-        let mut table = self.shared.lock();
-        loop {
-            let news = table.news;
-            let open = |(rank, member): (&u32, &Member)| {
-                Some(*rank) != self.shared.host && member.here && member.looked < news
-            };
-            let left = limit.saturating_sub(begin.elapsed());
-            if left.is_zero() || !table.members.iter().any(open) {
-                return;
-            }
-            let woken = self.shared.changed.wait_timeout(table, left);
-            table = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 }
 
@@ -205,9 +185,7 @@ impl Shared {
         if table.members.get(&rank).is_some_and(|member| member.here) {
             return Err(format!("rank {rank} is here already"));
         }
-        let looked = table.news;
-        let member = Member { here: true, beat: Instant::now(), told: Vec::new(), looked };
-        table.members.insert(rank, member);
+        table.members.insert(rank, Member { here: true, beat: Instant::now(), told: Vec::new() });
         Ok(rank)
     }
 
@@ -222,7 +200,7 @@ impl Shared {
             },
             (GET, Some(wait_ms)) => self.get(rest, Duration::from_millis(wait_ms.into())),
             (BEAT, Some(urgent)) if rest.len() <= MAX_TOLD => self.beat(rank, urgent != 0, rest),
-            (LOOK, Some(first)) => self.look(rank, first),
+            (LOOK, Some(first)) => self.look(first),
             _ => (REFUSED, b"that is no request".to_vec()),
         }
     }
@@ -266,22 +244,16 @@ impl Shared {
     }
 
     /// What is known of the ranks from `first` on, as many as one answer holds.
-    fn look(&self, rank: u32, first: u32) -> (u8, Vec<u8>) {
-        let mut table = self.lock();
+    fn look(&self, first: u32) -> (u8, Vec<u8>) {
+        let table = self.lock();
         let mut bytes = Vec::new();
-        for (&other, member) in table.members.range(first..) {
+        for (&rank, member) in table.members.range(first..) {
             let (here, told) = (member.here, member.told.clone());
-            let heard = Heard { rank: other, here, silent: member.beat.elapsed(), told };
+            let heard = Heard { rank, here, silent: member.beat.elapsed(), told };
             if !heard.encode(&mut bytes) {
                 break;
             }
         }
-        let news = table.news;
-        if let Some(member) = table.members.get_mut(&rank) {
-            member.looked = news;
-        }
-        drop(table);
-        self.changed.notify_all();
         (OK, bytes)
     }
 }

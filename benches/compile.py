@@ -15,6 +15,7 @@ import time
 import measure
 
 K2 = "models/kimi-k2/train.ron"
+RANKS = ["--mesh", "dp=8,ep=16", "--set", "batch=128"]
 ONE_LAYER = ["--set", "n_layers=1", "--set", "first_k_dense=0"]
 # What → arguments, and how long and how large it may be (seconds, MiB).
 CASES = {
@@ -23,6 +24,8 @@ CASES = {
     "one layer of Kimi-K2, to plan": (["build", K2, *ONE_LAYER], 2, None),
     "Kimi-K2, check": (["check", K2], 1, None),
     "Kimi-K2, to plan": (["build", K2], 10, 4096),
+    "Kimi-K2 on 128 ranks, to plan": (["build", K2, *RANKS], 30, 4096),
+    "Kimi-K2 on 128 ranks, explained": (["explain", "collectives", "--spec", K2, *RANKS], 30, 4096),
 }
 
 

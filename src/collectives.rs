@@ -1,9 +1,12 @@
-//! What a plan's ranks exchange, as lines and as data: for `explain`, `check` and `plan`.
+//! What a plan's ranks exchange and hold, as lines and as data: for `explain`, `check` and `plan`.
 //!
 //! # Invariants
-//! - Bytes are those that the busiest rank sends to others: what the communicators count.
+//! - Bytes sent are those that the busiest rank sends to others: what the communicators count.
+//! - Bytes held are those of the rank that holds most.
 
-use perilune_plan::{Collective, Entry, Plan, Sent, Step, StepOp};
+use std::collections::BTreeMap;
+
+use perilune_plan::{Collective, Entry, Plan, Sent, Step, StepOp, TensorKind};
 use serde_json::{Value, json};
 
 use crate::number::bytes;
@@ -53,6 +56,83 @@ fn line(plan: &Plan, entry: &Entry, (at, step, c): (usize, &Step, &Collective)) 
 /// Bytes that the busiest rank sends at most in an entry.
 pub fn most_bytes(lines: &[Line]) -> u64 {
     lines.iter().fold(0, |sum, line| sum.saturating_add(line.sent.most()))
+}
+
+/// What the ranks of a plan share, hold and exchange, all collectives of a kind together.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Ranks; one plan serves all of them.
+    pub ranks: u64,
+    /// The mesh: `dp=8,ep=16`.
+    pub mesh: String,
+    /// Bytes of the persistent tensors of a rank: parameters, buffers, state of the optimizer.
+    pub held: [u64; 3],
+    /// Entries with the bytes of their temporaries.
+    pub arenas: Vec<(String, u64)>,
+    /// Entry, collective and axes of its group, with how many there are and the bytes they send.
+    pub totals: BTreeMap<(String, &'static str, String), (u64, u64)>,
+}
+
+impl Summary {
+    /// The summary of a plan.
+    pub fn of(plan: &Plan) -> Summary {
+        let mut totals = BTreeMap::new();
+        for line in plan.entries.iter().flat_map(|entry| of_entry(plan, entry)) {
+            let (count, bytes): &mut (u64, u64) =
+                totals.entry((line.entry, line.name, line.group)).or_default();
+            *count += 1;
+            *bytes = bytes.saturating_add(line.sent.most());
+        }
+        let ranks = plan.mesh.ranks();
+        let held = |kind: TensorKind| (0..ranks as u32).map(|rank| held(plan, rank, kind)).max();
+        let kinds = [TensorKind::Param, TensorKind::Buffer, TensorKind::State];
+        Summary {
+            ranks,
+            mesh: plan.mesh.to_string(),
+            held: kinds.map(|kind| held(kind).unwrap_or(0)),
+            arenas: plan.entries.iter().map(|e| (e.name.clone(), e.arena_bytes)).collect(),
+            totals,
+        }
+    }
+
+    /// The same as data.
+    pub fn json(&self) -> Value {
+        let total = |((entry, name, group), (count, bytes)): (&_, &_)| json!({"entry": entry, "collective": name, "group": group, "count": count, "bytes": bytes});
+        let arena = |(entry, bytes): &(String, u64)| json!({"entry": entry, "bytes": bytes});
+        let [params, buffers, state] = self.held;
+        json!({
+            "ranks": self.ranks, "plans": 1, "mesh": self.mesh,
+            "param_bytes": params, "buffer_bytes": buffers, "state_bytes": state,
+            "arenas": self.arenas.iter().map(arena).collect::<Vec<_>>(),
+            "totals": self.totals.iter().map(total).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{} ranks ({}), one plan for all", self.ranks, self.mesh)?;
+        let [params, buffers, state] = self.held.map(bytes);
+        writeln!(f, "a rank holds {params} of parameters, {buffers} of buffers, {state} of state")?;
+        let arenas: Vec<String> = self
+            .arenas
+            .iter()
+            .map(|(entry, size)| format!("{} in {entry}", bytes(*size)))
+            .collect();
+        writeln!(f, "temporaries of a rank: {}", arenas.join(", "))?;
+        for ((entry, name, group), (count, sent)) in &self.totals {
+            let sent = bytes(*sent);
+            writeln!(f, "{entry}: {count} × {name} over {group}, {sent} sent by a rank at most")?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of the tensors of one kind that a rank holds.
+fn held(plan: &Plan, rank: u32, kind: TensorKind) -> u64 {
+    let own = plan.tensors.iter().filter(|tensor| tensor.kind == kind);
+    let own = own.filter(|tensor| plan.mesh.among(rank, tensor.owner.as_ref()));
+    own.map(|tensor| tensor.elems().saturating_mul(tensor.dtype.bytes())).sum()
 }
 
 impl std::fmt::Display for Line {

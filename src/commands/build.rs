@@ -114,13 +114,18 @@ fn plan(console: &Console, args: &Args, target: Target) -> Result<Exit, Failure>
             "name": plan.name,
             "target": plan.target,
             "kernels": plan.kernels.len(),
+            "ranks": plan.mesh.ranks(),
             "entries": entries,
             "file": path.display().to_string(),
             "bytes": bytes.len(),
         }));
     } else {
-        let (name, kernels) = (&plan.name, plan.kernels.len());
-        console.note(&format!("{name}: {kernels} kernels in {}", path.display()));
+        let (name, kernels, mesh) = (&plan.name, plan.kernels.len(), &plan.mesh);
+        let ranks = match mesh.ranks() {
+            1 => String::new(),
+            ranks => format!(", one plan for all {ranks} ranks ({mesh})"),
+        };
+        console.note(&format!("{name}: {kernels} kernels in {}{ranks}", path.display()));
     }
     Ok(Exit::Ok)
 }

@@ -87,15 +87,13 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let mut check = Check { comm: &mut *comm, args, times: vec![Vec::new(); NAMES.len()] };
     let checked = check.run();
     let times = std::mem::take(&mut check.times);
-    let exit = match &checked {
-        Ok(exit) => *exit,
-        Err(failure) => failure.exit(),
-    };
+    // Said before it leaves: a launcher may end this rank as soon as another one has left.
+    let exit = checked.unwrap_or_else(|failure| console.failure(&failure));
     if exit == Exit::Ok && comm.rank() == 0 {
         report(console, &*comm, args, &times);
     }
     comm.leave(exit as u8);
-    checked
+    Ok(exit)
 }
 
 struct Check<'a> {

@@ -18,7 +18,7 @@ use perilune_ptx_vm::{CODES, Explanation};
 use serde_json::{Value, json};
 
 use super::spec_args::pair;
-use crate::collectives::{self, Line};
+use crate::collectives::{self, Line, Summary};
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::{self, Checked};
@@ -28,7 +28,7 @@ use crate::pipeline::{self, Checked};
 pub(crate) struct Args {
     /// An error code (E0203) or its name, a finding of the PTX VM (V1101) or its name, an op (Einsum), a
     /// reason of fusion or sharding (F03), a node's path, `decisions` for all of them, or
-    /// `collectives` for what ranks exchange
+    /// `collectives` for what ranks exchange and hold
     subject: String,
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
@@ -143,15 +143,23 @@ fn node(subject: &str, checked: &Checked, target: Target) -> Result<(String, Val
             .help("`perilune build SPEC --emit graph` shows the paths there are"));
     }
     text += &lines;
+    let summary = exchanges.then(|| Summary::of(&plan));
+    match &summary {
+        Some(_) if exchanged.is_empty() => text += "one rank exchanges nothing\n",
+        Some(summary) => {
+            let _ = writeln!(text, "{summary}");
+        }
+        None => {}
+    }
     exchanged.iter().for_each(|line| {
         let _ = writeln!(text, "{line}");
     });
-    if exchanges && exchanged.is_empty() {
-        text += "one rank exchanges nothing\n";
-    }
     let schedules = schedules((&plan, &generated), &about, &mut text);
-    let value = json!({"version": 1, "nodes": nodes, "decisions": decided, "schedules": schedules,
+    let mut value = json!({"version": 1, "nodes": nodes, "decisions": decided, "schedules": schedules,
         "collectives": exchanged.iter().map(Line::json).collect::<Vec<_>>()});
+    if let Some(summary) = summary {
+        value["summary"] = summary.json();
+    }
     Ok((text, value))
 }
 

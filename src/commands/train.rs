@@ -93,17 +93,19 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let (prepared, plan) = match prepare(console, args, &mut *comm) {
         Ok(prepared) => prepared,
         Err(failure) => {
-            comm.leave(failure.exit() as u8);
-            return Err(failure);
+            // Said before it leaves: a launcher may end this rank as soon as another one has left.
+            let exit = console.failure(&failure);
+            comm.leave(exit as u8);
+            return Ok(exit);
         }
     };
     let threads = args.threads.map(usize::from);
     let options = Options { threads, device, ..Options::default() };
     let mut session = Session::on_rank(plan, options, comm).map_err(runtime)?;
     let done = train(console, args, prepared, &mut session);
-    let exit = done.as_ref().map_or_else(Failure::exit, |exit| *exit);
+    let exit = done.unwrap_or_else(|failure| console.failure(&failure));
     session.communicator().leave(exit as u8);
-    done
+    Ok(exit)
 }
 
 /// The plan's mesh must be as large as the job.

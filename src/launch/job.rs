@@ -2,12 +2,12 @@
 //! say who they are and how they ended.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use perilune_runtime::comm::bootstrap;
 use perilune_runtime::io::atomic;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -23,7 +23,7 @@ pub(super) struct Folder {
 impl Folder {
     /// A new folder that nobody else may read.
     pub(super) fn make() -> std::io::Result<Folder> {
-        let path = std::env::temp_dir().join(format!("perilune-launch-{}", token()?));
+        let path = std::env::temp_dir().join(format!("perilune-launch-{}", bootstrap::token()?));
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Folder { path })
     }
@@ -111,13 +111,6 @@ pub(super) fn mpirun(request: &Request<'_>, folder: &Folder) -> Result<Command, 
     mpirun.arg(program).args(["launch-rank", "--folder"]).arg(&folder.path);
     mpirun.arg("--").args(request.command);
     Ok(mpirun)
-}
-
-/// A word that cannot be guessed.
-pub(super) fn token() -> std::io::Result<String> {
-    let mut bytes = [0u8; 16];
-    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Sends a signal to a process, which may be gone already.

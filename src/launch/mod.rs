@@ -124,8 +124,8 @@ pub fn launch(request: &Request<'_>, show: &mut dyn FnMut(Line)) -> Result<Outco
             .help("build with `--features mpi` (Debian: libopenmpi-dev, openmpi-bin)"));
     }
     let folder = Folder::make().map_err(|error| job::cannot("make a folder", &error))?;
-    let token = job::token().map_err(|error| job::cannot("draw a token", &error))?;
-    let server = bootstrap::Server::start("127.0.0.1:0", &token, request.ranks)
+    let token = bootstrap::token().map_err(|error| job::cannot("draw a token", &error))?;
+    let server = bootstrap::Server::start("127.0.0.1:0", &token, (None, request.ranks))
         .map_err(|error| job::cannot("serve a rendezvous", &error))?;
     let forwarded = Forwarded::watch().map_err(|error| job::cannot("watch signals", &error))?;
     let address = server.address().to_string();

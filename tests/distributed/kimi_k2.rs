@@ -1,9 +1,8 @@
 //! The full Kimi-K2 step on 128 ranks, as far as it goes without them: one program for all.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use perilune::collectives;
+use perilune::collectives::{self, Summary};
 use perilune::library::Library;
 use perilune::pipeline::{check_on, sketch};
 
@@ -19,18 +18,7 @@ fn kimi_k2_on_128_ranks_is_one_plan_whose_collectives_are_known() {
     let plan = sketch(&checked).expect("compiles");
     let entry = plan.entries.iter().find(|e| e.name == "train_step").expect("a step");
     let lines = collectives::of_entry(&plan, entry);
-    let mut text = format!("{} ranks ({})\n", plan.mesh.ranks(), plan.mesh);
-    let tensors: u64 = plan.tensors.iter().map(|t| t.elems() * t.dtype.bytes()).sum();
-    let _ = writeln!(text, "tensors of a rank: {tensors} bytes");
-    let mut kinds: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
-    for line in &lines {
-        let (count, bytes) = kinds.entry((line.name, &line.group)).or_default();
-        *count += 1;
-        *bytes += line.sent.most();
-    }
-    for ((name, group), (count, bytes)) in kinds {
-        let _ = writeln!(text, "{count} × {name} over {group}: {bytes} bytes at most");
-    }
+    let mut text = format!("{}\n", Summary::of(&plan));
     for line in lines.iter().filter(|l| l.nodes.iter().any(|node| node.contains(LAYER))) {
         let _ = writeln!(text, "{line}");
     }

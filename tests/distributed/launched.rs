@@ -8,8 +8,15 @@ use perilune_runtime::comm::flight::{Ring, ring_path};
 
 /// The program with arguments, without what the surroundings say about ranks.
 pub(crate) fn perilune(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_perilune"));
-    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("NO_COLOR");
+    let mut command = alone(env!("CARGO_BIN_EXE_perilune"));
+    command.args(args);
+    command
+}
+
+/// A program in the repository's root, without what the surroundings say about ranks.
+pub(crate) fn alone(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("NO_COLOR");
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         let rank = ["RANK", "WORLD_SIZE", "LOCAL_RANK"].contains(&name.as_str());
@@ -43,8 +50,12 @@ impl Job {
         let ranks = ranks.to_string();
         let mut args = vec!["launch", "--ranks", &ranks, "--timeout", timeout, "--"];
         args.extend(command);
-        let mut launch = perilune(&args);
-        let child = launch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Job::start(perilune(&args))
+    }
+
+    /// Starts a command that runs ranks.
+    pub(crate) fn start(mut command: Command) -> Job {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Job { child: Some(child.expect("the program starts")), begin: Instant::now() }
     }
 
@@ -61,6 +72,18 @@ impl Job {
             assert!(self.begin.elapsed() < Duration::from_secs(60), "the job does not start");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Whether a rank has passed so many collectives.
+    pub(crate) fn has_passed(&self, flight: &Path, (rank, collectives): (u32, u64)) -> bool {
+        assert!(self.begin.elapsed() < Duration::from_secs(60), "the job does not start");
+        Ring::head(&ring_path(flight, rank)).is_some_and(|ring| ring.begun >= collectives)
+    }
+
+    /// Whether the process that launches has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it has not been waited for");
+        child.try_wait().is_ok_and(|status| status.is_some())
     }
 
     /// The process that launches.

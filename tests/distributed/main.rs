@@ -24,4 +24,5 @@ mod workbench;
 
 mod faults;
 mod start;
+mod two_hosts;
 mod trains;

@@ -30,7 +30,9 @@ fn a_job_that_cannot_come_together_is_refused_before_anything_runs() {
     let two = [("RANK", "1"), ("WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "0")];
     let two: Vec<_> = two.into_iter().chain([("OMPI_COMM_WORLD_SIZE", "2")]).collect();
     let open = [(RENDEZVOUS, "127.0.0.1:1")];
+    let second = [("RANK", "1"), ("WORLD_SIZE", "2")];
     let unreachable = [(RENDEZVOUS, "127.0.0.1:1"), (TOKEN, "t")];
+    let unreachable: Vec<_> = second.into_iter().chain(unreachable).collect();
     for (variables, said) in [
         (&torchrun[..], "nothing connects the 2 processes that torchrun started"),
         (&half, "`WORLD_SIZE` is set, but `RANK` is not"),
@@ -46,7 +48,7 @@ fn a_job_that_cannot_come_together_is_refused_before_anything_runs() {
 
 #[test]
 fn a_rank_with_the_wrong_token_or_of_another_job_is_kept_out() {
-    let server = Server::start("127.0.0.1:0", "right", 2).expect("a free port");
+    let server = Server::start("127.0.0.1:0", "right", (None, 2)).expect("a free port");
     let address = server.address().to_string();
     let ranks = |rank: &'static str, size: &'static str, token: &'static str| {
         let place = [("RANK", rank), ("WORLD_SIZE", size)];

@@ -30,6 +30,7 @@ pub mod in_process;
 mod mpi;
 pub mod nccl;
 mod delayed;
+mod pulse;
 pub mod flight;
 
 #[cfg(feature = "mpi")]

@@ -21,6 +21,7 @@ use mpi::environment::{Threading, Universe, initialize_with_threading};
 use mpi::ffi;
 use mpi::topology::Communicator as _;
 
+use super::bootstrap::{Client, Server};
 use super::envelope::{Envelope, key, mismatch};
 use super::flight::Flight;
 use super::{Cause, CommError, Communicator, Lost, Site, Traffic, barrier, place_in_group};
@@ -384,6 +385,11 @@ impl Mpi {
             return Some(self.flight.judge(&missing));
         }
         self.flight.look(&missing)
+    }
+
+    /// From now on this rank and the others hear of each other: [`Flight::attach`].
+    pub(super) fn attach(&mut self, met: (Client, Option<Server>)) -> std::io::Result<()> {
+        self.flight.attach(met, self.timeout)
     }
 
     /// Leaves MPI as it is.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! discover  environment of mpirun, torchrun, srun ──► Job
-//! meet      all ranks of the job reach the rendezvous, if it has one
+//! meet      all ranks of the job reach the rendezvous, which launch or rank 0 serves
 //! connect   Job ──► Communicator
 //! agree     all ranks have the same plan
 //! ```
@@ -10,18 +10,24 @@
 //! # Invariants
 //! - Variables that contradict each other, or that are there by half, are refused: a job must not
 //!   fall apart into runs of one rank that nobody notices.
-//! - Nothing waits without a deadline, except MPI's own start, after all ranks have met.
+//! - Nothing waits without a deadline, except MPI's own start: before it where the job has a
+//!   rendezvous, and through it where rank 0 makes one, every rank is met.
+//! - A rank stays connected to the rendezvous as long as it lives.
 
 mod agree;
+#[cfg(any(feature = "mpi", test))]
+mod announce;
 mod environment;
 mod rendezvous;
+mod serve;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use agree::agree;
 pub use environment::{Job, Launcher, Meeting, discover};
-pub use rendezvous::{Client, Server};
+pub use rendezvous::{Client, Heard, Server};
+pub use serve::token;
 
 use super::{CommError, Communicator, DEFAULT_TIMEOUT, Single};
 
@@ -48,6 +54,9 @@ impl Settings {
     }
 }
 
+/// A rank's connection to the rendezvous, and the rendezvous itself where the rank serves it.
+type Met = (Client, Option<Server>);
+
 impl Job {
     /// The job that this process's environment tells of.
     ///
@@ -63,13 +72,13 @@ impl Job {
     /// A rendezvous that is not reached or refuses, a carrier that does not start, a job of several
     /// ranks that nothing of this build connects.
     pub fn connect(&self, settings: &Settings) -> Result<Box<dyn Communicator>, CommError> {
-        if let Some(meeting) = &self.meeting {
-            let mut client = Client::join(meeting, (self.rank, self.size), settings.timeout)?;
-            client.gather("here", &[], settings.timeout)?;
-        }
+        let met = match &self.meeting {
+            Some(meeting) if self.size > 1 => Some(self.meet(meeting, settings)?),
+            _ => None,
+        };
         match self.launcher {
             Launcher::None => Ok(Box::new(Single::new())),
-            Launcher::Mpirun | Launcher::Slurm => self.connect_mpi(settings),
+            Launcher::Mpirun | Launcher::Slurm => self.connect_mpi(settings, met),
             Launcher::Torchrun if self.size == 1 => Ok(Box::new(Single::new())),
             Launcher::Torchrun => Err(CommError::Refused {
                 what: format!("nothing connects the {} processes that torchrun started", self.size),
@@ -78,8 +87,29 @@ impl Job {
         }
     }
 
+    /// Comes to the rendezvous that this job was told of, and waits for all ranks.
+    fn meet(&self, meeting: &Meeting, settings: &Settings) -> Result<Met, CommError> {
+        let server = if self.rank == 0 { serve::at(meeting, self.size)? } else { None };
+        self.join(meeting, settings, server)
+    }
+
+    fn join(
+        &self,
+        meeting: &Meeting,
+        settings: &Settings,
+        server: Option<Server>,
+    ) -> Result<Met, CommError> {
+        let mut client = Client::join(meeting, (self.rank, self.size), settings.timeout)?;
+        client.gather("here", &[], settings.timeout)?;
+        Ok((client, server))
+    }
+
     #[cfg(feature = "mpi")]
-    fn connect_mpi(&self, settings: &Settings) -> Result<Box<dyn Communicator>, CommError> {
+    fn connect_mpi(
+        &self,
+        settings: &Settings,
+        met: Option<Met>,
+    ) -> Result<Box<dyn Communicator>, CommError> {
         let started = super::mpi::Started::new()?;
         if (started.rank, started.size) != (self.rank, self.size) {
             return Err(CommError::Refused {
@@ -96,11 +126,48 @@ impl Job {
             what: format!("cannot record in `{}`: {error}", settings.flight.display()),
             help: "name a folder that may be written".to_owned(),
         })?;
-        Ok(Box::new(started.into_communicator(flight, settings.timeout)))
+        let mut comm = started.into_communicator(flight, settings.timeout);
+        if self.size > 1 {
+            let met = match met {
+                Some(met) => met,
+                None => self.meet_over(&mut comm, settings)?,
+            };
+            comm.attach(met).map_err(|error| CommError::Refused {
+                what: format!("cannot stay with the rendezvous: {error}"),
+                help: "allow this job more threads, and look whether rank 0 lives".to_owned(),
+            })?;
+        }
+        Ok(Box::new(comm))
+    }
+
+    /// Comes to a rendezvous that rank 0 serves and tells the others of through `comm`.
+    #[cfg(feature = "mpi")]
+    fn meet_over(
+        &self,
+        comm: &mut dyn Communicator,
+        settings: &Settings,
+    ) -> Result<Met, CommError> {
+        let served = if self.rank == 0 { Some(announce::anywhere(self.size)?) } else { None };
+        let mut said = [0; announce::ANNOUNCED];
+        if let Some((_, meeting)) = &served {
+            said = announce::announce(meeting);
+        }
+        let site = super::Site { entry: "start", step: 0, name: "meet", node: "rendezvous" };
+        let all: Vec<u32> = (0..self.size).collect();
+        super::broadcast(comm, &site, (&all, 0), &mut said)?;
+        let meeting = announce::announced(&said).ok_or_else(|| CommError::Refused {
+            what: "rank 0 does not say where the rendezvous is".to_owned(),
+            help: "start the same version of perilune on every rank".to_owned(),
+        })?;
+        self.join(&meeting, settings, served.map(|(server, _)| server))
     }
 
     #[cfg(not(feature = "mpi"))]
-    fn connect_mpi(&self, _settings: &Settings) -> Result<Box<dyn Communicator>, CommError> {
+    fn connect_mpi(
+        &self,
+        _settings: &Settings,
+        _met: Option<Met>,
+    ) -> Result<Box<dyn Communicator>, CommError> {
         if self.size == 1 {
             return Ok(Box::new(Single::new()));
         }

@@ -2,8 +2,9 @@
 //!
 //! Each rank writes a ring of its last [`SLOTS`] collectives into a file of its own, `rank-0003.ring`
 //! in the run's folder. What is written is in the system's hands at once, so it survives any end of
-//! the process. Ranks that wait in vain read the files of the others to find whom to blame;
-//! `perilune hang-report` merges them afterwards.
+//! the process; `perilune hang-report` merges the files afterwards. What its head and its last line
+//! say, a rank also tells the others through the rendezvous, so that those who wait in vain find whom
+//! to blame, on whatever machine it is.
 //!
 //! A ring is text: lines of [`LINE_BYTES`] bytes, padded with blanks, fields between tabs.
 //!
@@ -31,7 +32,9 @@ pub use recorder::Recorder;
 pub use report::{Divergence, Rank, Report};
 
 use super::blame::{Inside, Life, Standing, Verdict, blame};
+use super::bootstrap::{Client, Heard, Server};
 use super::host::Process;
+use super::pulse::Pulse;
 use super::{Cause, Lost, Site};
 
 /// Collectives that a ring holds.
@@ -40,23 +43,32 @@ pub const SLOTS: u64 = 4096;
 pub const LINE_BYTES: usize = 512;
 /// Lines before the ring.
 const HEAD_LINES: u64 = 3;
+/// Lines that say where a rank stands: the head, and the collective entered last.
+const STANDING_LINES: usize = HEAD_LINES as usize + 1;
 /// Format of the file.
 const VERSION: u32 = 1;
 /// Time between looks at the others while a rank waits.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A rank elsewhere that waits, but has not been heard of for so long, does not answer.
+/// A rank that waits, but has not written to its ring for so long, does not answer.
 const SILENT: Duration = Duration::from_secs(5);
+/// How long a rank that has given up stays for the others at most.
+const LINGER: Duration = Duration::from_secs(2);
+/// A rank that has not beaten for half a deadline does not answer; at least and at most so long.
+const SILENT_LIMITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// The ring of a rank.
 pub fn ring_path(folder: &Path, rank: u32) -> PathBuf {
     folder.join(format!("rank-{rank:04}.ring"))
 }
 
-/// A rank's recorder, and its eyes on the others.
+/// A rank's recorder, and what it hears of the others.
 #[derive(Debug)]
 pub struct Flight {
-    folder: PathBuf,
     recorder: Recorder,
+    /// Its connection to what the others tell; a job of one rank has none.
+    pulse: Option<Pulse>,
+    /// Who is silent for so long does not answer.
+    silent: Duration,
     observer: Process,
     begin: Instant,
     next_look: Instant,
@@ -71,8 +83,35 @@ impl Flight {
     pub fn start(folder: &Path, job: &str, (rank, size): (u32, u32)) -> std::io::Result<Flight> {
         let observer = Process::this();
         let recorder = Recorder::create(folder, job, (rank, size), &observer)?;
-        let now = Instant::now();
-        Ok(Flight { folder: folder.to_owned(), recorder, observer, begin: now, next_look: now })
+        let (now, silent) = (Instant::now(), SILENT_LIMITS.1);
+        Ok(Flight { recorder, pulse: None, silent, observer, begin: now, next_look: now })
+    }
+
+    /// From now on this rank, which has joined the rendezvous of its job and may serve it, tells the
+    /// others where it stands, and hears where they do. `timeout` is a collective's deadline.
+    ///
+    /// # Errors
+    /// A rendezvous that is lost already; when no thread can be started.
+    pub fn attach(
+        &mut self,
+        (client, server): (Client, Option<Server>),
+        timeout: Duration,
+    ) -> std::io::Result<()> {
+        self.silent = (timeout / 2).clamp(SILENT_LIMITS.0, SILENT_LIMITS.1);
+        self.pulse = Some(Pulse::start(client, server, self.recorder.standing())?);
+        Ok(())
+    }
+
+    fn tell(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.tell(self.recorder.standing());
+        }
+    }
+
+    fn tell_now(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.tell_now(self.recorder.standing());
+        }
     }
 
     /// A collective is entered, to send `bytes` to others.
@@ -80,11 +119,13 @@ impl Flight {
         self.begin = Instant::now();
         self.next_look = self.begin + LOOK_EVERY;
         self.recorder.begin(site, group, bytes);
+        self.tell();
     }
 
     /// The collective is left.
     pub fn end(&mut self) {
         self.recorder.end();
+        self.tell();
     }
 
     /// How long the collective has lasted.
@@ -101,17 +142,27 @@ impl Flight {
         }
         self.next_look = now + LOOK_EVERY;
         self.recorder.wait_for(missing);
+        self.tell();
         let over = missing.iter().any(|&rank| {
             let standing = self.standing(rank);
             let ended = matches!(standing.life, Life::Gone | Life::Ended { .. });
             ended || standing.verdict.is_some()
         });
-        over.then(|| self.judge(missing))
+        over.then(|| self.culprit(missing))
     }
 
     /// Whom to blame for the wait for `missing`.
     pub fn judge(&mut self, missing: &[u32]) -> Lost {
         self.recorder.wait_for(missing);
+        self.tell();
+        if let Some(pulse) = &self.pulse {
+            pulse.settle();
+        }
+        self.culprit(missing)
+    }
+
+    /// Whom to blame, by what has been heard until now.
+    fn culprit(&self, missing: &[u32]) -> Lost {
         let size = self.recorder.size();
         let standings: Vec<Standing> = (0..size).map(|rank| self.standing(rank)).collect();
         let me = self.recorder.rank();
@@ -125,42 +176,79 @@ impl Flight {
 
     /// A loss in the collective that is under way.
     pub fn lost(&self, rank: u32, cause: Cause) -> Lost {
-        let ring = self.ring(rank);
-        let host = ring.map_or_else(|| "unknown host".to_owned(), |ring| ring.process.host);
+        let told = self.told(rank);
+        let host = told.map_or_else(|| "unknown host".to_owned(), |(_, ring, _)| ring.process.host);
         Lost { rank, host, cause, site: self.recorder.site().clone(), waited: self.waited() }
     }
 
-    /// The collective that `rank` entered last, in words.
+    /// The collective that `rank` has entered by now, in words.
     pub fn entered(&self, rank: u32) -> String {
-        let record = self.ring(rank).and_then(|ring| ring.last(&ring_path(&self.folder, rank)));
+        if let Some(pulse) = &self.pulse {
+            pulse.settle();
+        }
+        let record = self.told(rank).and_then(|(_, _, record)| record);
         record.map_or_else(|| "another collective".to_owned(), |record| record.site.to_string())
     }
 
-    /// Writes down whom this rank blames before it gives up.
+    /// Writes down and tells whom this rank blames before it gives up.
     pub fn give_up(&mut self, lost: &Lost) {
         self.recorder.give_up(lost);
+        self.tell_now();
     }
 
-    /// Writes down that this rank ends by itself.
+    /// Writes down and tells that this rank ends by itself.
+    ///
+    /// One that gave up because of another rank stays until the others have given up, too: a launcher
+    /// may end all ranks as soon as one has ended. One that serves the rendezvous stays until they have
+    /// heard why.
     pub fn leave(&mut self, exit: u8) {
+        let gave_up = self.recorder.has_given_up();
         self.recorder.leave(exit);
+        self.tell_now();
+        let Some(pulse) = self.pulse.as_ref().filter(|_| exit != 0) else { return };
+        if gave_up {
+            let begin = Instant::now();
+            let others = || (0..self.recorder.size()).filter(|rank| *rank != self.recorder.rank());
+            let open = || others().any(|rank| self.is_open(rank));
+            while open() && begin.elapsed() < LINGER && pulse.settle() {}
+        } else if pulse.serves() {
+            pulse.settle();
+        }
     }
 
-    /// The head of a rank's ring, if it is of this job.
-    fn ring(&self, rank: u32) -> Option<Ring> {
-        let ring = Ring::head(&ring_path(&self.folder, rank))?;
-        (ring.rank == rank && ring.job == self.recorder.job()).then_some(ring)
+    /// Whether a rank may still have to say something.
+    fn is_open(&self, rank: u32) -> bool {
+        self.standing(rank).life == Life::Alive
+            && self.told(rank).is_none_or(|(_, ring, _)| ring.state == State::Running)
     }
 
-    /// Where a rank stands; one without a ring has not started yet.
+    /// What a rank told last, and what is known of its connection.
+    fn told(&self, rank: u32) -> Option<(Heard, Ring, Option<Record>)> {
+        let heard = self.pulse.as_ref()?.heard(rank)?;
+        let (ring, record) = Ring::parse(&heard.told)?;
+        (ring.rank == rank).then_some((heard, ring, record))
+    }
+
+    /// Where a rank stands; of one that has told nothing yet, nothing is known.
     fn standing(&self, rank: u32) -> Standing {
-        let Some(ring) = self.ring(rank) else { return Standing::default() };
-        let last = ring.last(&ring_path(&self.folder, rank));
-        standing(&ring, last.as_ref(), &self.observer)
+        let Some((heard, ring, record)) = self.told(rank) else { return Standing::default() };
+        let life = match (ring.state, ring.process.life(&self.observer)) {
+            (State::Left { exit }, _) => Life::Ended { exit },
+            _ if !heard.here => Life::Gone,
+            (_, Life::Alive) if heard.silent >= self.silent => Life::Silent,
+            (_, life) => life,
+        };
+        Standing { life, inside: record.and_then(inside), verdict: ring.verdict }
     }
 }
 
-/// Where a rank stands, by its ring.
+/// The collective that a record says its rank is in.
+fn inside(record: Record) -> Option<Inside> {
+    let Record { site, group, missing, end_ns, .. } = record;
+    (end_ns == 0).then_some(Inside { site, group, missing })
+}
+
+/// Where a rank stands, by its file.
 fn standing(ring: &Ring, last: Option<&Record>, observer: &Process) -> Standing {
     let inside = last.filter(|record| record.end_ns == 0);
     let life = match ring.state {
@@ -170,12 +258,7 @@ fn standing(ring: &Ring, last: Option<&Record>, observer: &Process) -> Standing 
             life => life,
         },
     };
-    let inside = inside.map(|record| Inside {
-        site: record.site.clone(),
-        group: record.group.clone(),
-        missing: record.missing.clone(),
-    });
-    Standing { life, inside, verdict: ring.verdict.clone() }
+    Standing { life, inside: inside.cloned().and_then(self::inside), verdict: ring.verdict.clone() }
 }
 
 #[cfg(test)]

@@ -72,36 +72,14 @@ impl Ring {
     pub fn head(path: &Path) -> Option<Ring> {
         let file = File::open(path).ok()?;
         let (who, state, verdict) = (line(&file, 0)?, line(&file, 1)?, line(&file, 2)?);
-        let who: Vec<&str> = fields(&who);
-        let [magic, version, rank, size, host, namespace, id, started, job] = who.as_slice() else {
-            return None;
-        };
-        if *magic != "perilune-flight" || version.parse() != Ok(VERSION) {
-            return None;
-        }
-        let process = Process {
-            host: (*host).to_owned(),
-            namespace: (*namespace).to_owned(),
-            id: id.parse().ok()?,
-            started: started.parse().ok()?,
-        };
-        let state: Vec<&str> = fields(&state);
-        let [beat, state, exit, begun] = state.as_slice() else { return None };
-        let state = match *state {
-            "left" => State::Left { exit: exit.parse().ok()? },
-            "lost" => State::Lost,
-            _ => State::Running,
-        };
-        Some(Ring {
-            rank: rank.parse().ok()?,
-            size: size.parse().ok()?,
-            job: (*job).to_owned(),
-            process,
-            state,
-            begun: begun.parse().ok()?,
-            verdict: parse_verdict(&verdict),
-            beat_ns: beat.parse().ok()?,
-        })
+        parse_head([&who, &state, &verdict])
+    }
+
+    /// Reads what a rank tells of itself: the head of its ring and the collective entered last.
+    pub fn parse(told: &[u8]) -> Option<(Ring, Option<Record>)> {
+        let mut lines = std::str::from_utf8(told).ok()?.split('\n');
+        let ring = parse_head([lines.next()?, lines.next()?, lines.next()?])?;
+        Some((ring, lines.next().and_then(parse_record)))
     }
 
     /// The machine the rank runs on.
@@ -135,6 +113,40 @@ impl Ring {
         records.sort_by_key(|record| record.number);
         records
     }
+}
+
+/// The head of a ring from its three lines.
+fn parse_head([who, state, verdict]: [&str; 3]) -> Option<Ring> {
+    let who: Vec<&str> = fields(who);
+    let [magic, version, rank, size, host, namespace, id, started, job] = who.as_slice() else {
+        return None;
+    };
+    if *magic != "perilune-flight" || version.parse() != Ok(VERSION) {
+        return None;
+    }
+    let process = Process {
+        host: (*host).to_owned(),
+        namespace: (*namespace).to_owned(),
+        id: id.parse().ok()?,
+        started: started.parse().ok()?,
+    };
+    let state: Vec<&str> = fields(state);
+    let [beat, state, exit, begun] = state.as_slice() else { return None };
+    let state = match *state {
+        "left" => State::Left { exit: exit.parse().ok()? },
+        "lost" => State::Lost,
+        _ => State::Running,
+    };
+    Some(Ring {
+        rank: rank.parse().ok()?,
+        size: size.parse().ok()?,
+        job: (*job).to_owned(),
+        process,
+        state,
+        begun: begun.parse().ok()?,
+        verdict: parse_verdict(verdict),
+        beat_ns: beat.parse().ok()?,
+    })
 }
 
 fn line(file: &File, index: u64) -> Option<String> {

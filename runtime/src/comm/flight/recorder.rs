@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::line::{Line, now_ns};
-use super::{HEAD_LINES, LINE_BYTES, SLOTS, VERSION, ring_path};
+use super::{HEAD_LINES, LINE_BYTES, SLOTS, STANDING_LINES, VERSION, ring_path};
 use crate::comm::host::Process;
 use crate::comm::{Cause, Lost, OwnedSite, Site};
 
@@ -16,12 +16,14 @@ pub struct Recorder {
     file: File,
     rank: u32,
     size: u32,
-    job: String,
     /// Collectives begun.
     begun: u64,
     /// Collectives begun in each group.
     by_group: BTreeMap<Vec<u32>, u64>,
     current: Current,
+    given_up: bool,
+    /// The lines that say where this rank stands, as last written.
+    standing: [String; STANDING_LINES],
 }
 
 /// The collective entered last.
@@ -62,7 +64,6 @@ impl Recorder {
             .number(process.id.into())
             .number(process.started)
             .text(job, 64);
-        file.write_all_at(&who.bytes(), 0)?;
         let nothing = || OwnedSite {
             entry: String::new(),
             step: 0,
@@ -79,10 +80,19 @@ impl Recorder {
             missing: Vec::new(),
         };
         let by_group = BTreeMap::new();
-        let recorder =
-            Recorder { file, rank, size, job: job.to_owned(), begun: 0, by_group, current };
+        let mut recorder = Recorder {
+            file,
+            rank,
+            size,
+            begun: 0,
+            by_group,
+            current,
+            given_up: false,
+            standing: Default::default(),
+        };
+        recorder.put(0, who)?;
         recorder.state("running", 0);
-        recorder.put(2, Line::default());
+        recorder.put(2, Line::default())?;
         fs::rename(beside, path)?;
         Ok(recorder)
     }
@@ -95,8 +105,14 @@ impl Recorder {
         self.size
     }
 
-    pub(super) fn job(&self) -> &str {
-        &self.job
+    /// Whether this rank has given up because of another one.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    /// Where this rank stands, for [`Ring::parse`](super::Ring::parse).
+    pub(super) fn standing(&self) -> Vec<u8> {
+        self.standing.join("\n").into_bytes()
     }
 
     /// The collective entered last.
@@ -144,7 +160,8 @@ impl Recorder {
         self.state("running", 0);
     }
 
-    pub(super) fn give_up(&self, lost: &Lost) {
+    pub(super) fn give_up(&mut self, lost: &Lost) {
+        self.given_up = true;
         let (cause, numbers, entered) = match &lost.cause {
             Cause::Gone => ("gone", [0, 0], ""),
             Cause::Ended { exit } => ("ended", [u64::from(*exit), 0], ""),
@@ -161,21 +178,21 @@ impl Recorder {
             .number(numbers[0])
             .number(numbers[1])
             .number(u64::try_from(lost.waited.as_nanos()).unwrap_or(u64::MAX));
-        self.put(2, site_fields(line, &lost.site).text(entered, 160));
+        self.keep(2, site_fields(line, &lost.site).text(entered, 160));
         self.state("lost", 0);
     }
 
-    pub(super) fn leave(&self, exit: u8) {
+    pub(super) fn leave(&mut self, exit: u8) {
         self.state("left", exit);
     }
 
-    fn state(&self, state: &str, exit: u8) {
+    fn state(&mut self, state: &str, exit: u8) {
         let line = Line::default().number(now_ns()).text(state, 16).number(exit.into());
-        self.put(1, line.number(self.begun));
+        self.keep(1, line.number(self.begun));
     }
 
     /// Writes the current collective into its slot.
-    fn record(&self) {
+    fn record(&mut self) {
         let current = &self.current;
         let line = Line::default()
             .number(self.begun)
@@ -186,12 +203,22 @@ impl Recorder {
             .ranks(&current.group, 80)
             .ranks(&current.missing, 80);
         let slot = (self.begun - 1) % SLOTS;
-        self.put(HEAD_LINES + slot, site_fields(line, &current.site));
+        let line = site_fields(line, &current.site);
+        self.keep(HEAD_LINES + slot, line);
     }
 
-    fn put(&self, index: u64, line: Line) {
-        // A run that goes well does not end because its recorder cannot write.
-        let _ = self.file.write_all_at(&line.bytes(), index * LINE_BYTES as u64);
+    /// Writes a line if that is possible: a run that goes well does not end because its recorder
+    /// cannot write.
+    fn keep(&mut self, index: u64, line: Line) {
+        let _ = self.put(index, line);
+    }
+
+    fn put(&mut self, index: u64, line: Line) -> std::io::Result<()> {
+        let bytes = line.bytes();
+        let place = index.min(HEAD_LINES) as usize;
+        let text = String::from_utf8_lossy(&bytes);
+        text.trim_end_matches(['\n', ' ']).clone_into(&mut self.standing[place]);
+        self.file.write_all_at(&bytes, index * LINE_BYTES as u64)
     }
 }
 

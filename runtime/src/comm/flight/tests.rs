@@ -1,7 +1,10 @@
 //! Rings written and read, and what they tell.
 
 use super::super::OwnedSite;
+use super::super::bootstrap::Meeting;
 use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 const NODES: [&str; 3] = ["layers.0.attn", "layers.0.moe", "layers.1.moe"];
 
@@ -14,6 +17,30 @@ fn rings(size: u32) -> (tempfile::TempDir, Vec<Flight>) {
     let start = |rank| Flight::start(folder.path(), "job", (rank, size)).expect("a ring");
     let ranks = (0..size).map(start).collect();
     (folder, ranks)
+}
+
+/// The same, each connected with the others.
+fn watched(size: u32) -> (tempfile::TempDir, Server, Vec<Flight>) {
+    let (folder, mut flights) = rings(size);
+    let server = Server::start("127.0.0.1:0", "word", (None, size)).expect("a free port");
+    let meeting = Meeting { address: server.address().to_string(), token: "word".to_owned() };
+    for (rank, flight) in (0..size).zip(&mut flights) {
+        let client = Client::join(&meeting, (rank, size), TIMEOUT).expect("let in");
+        flight.attach((client, None), TIMEOUT).expect("a thread");
+    }
+    (folder, server, flights)
+}
+
+/// Looks until a rank is lost.
+fn look(flight: &mut Flight, missing: &[u32]) -> Lost {
+    let begin = Instant::now();
+    loop {
+        if let Some(lost) = flight.look(missing) {
+            return lost;
+        }
+        assert!(begin.elapsed() < TIMEOUT, "nobody is lost");
+        std::thread::sleep(LOOK_EVERY / 10);
+    }
 }
 
 fn pass(flights: &mut [Flight], ranks: &[u32], step: usize, group: &[u32]) {
@@ -48,7 +75,7 @@ fn what_is_written_is_read_again() {
 
 #[test]
 fn verdicts_of_every_kind_survive() {
-    let (folder, mut flights) = rings(2);
+    let (folder, _server, mut flights) = watched(2);
     let site = site(4);
     flights[0].begin(&site, &[0, 1], 0);
     let causes = [
@@ -73,24 +100,79 @@ fn verdicts_of_every_kind_survive() {
 
 #[test]
 fn a_rank_that_has_left_is_noticed_while_it_is_waited_for() {
-    let (_folder, mut flights) = rings(2);
+    let (_folder, _server, mut flights) = watched(2);
     flights[0].begin(&site(1), &[0, 1], 0);
     assert_eq!(flights[0].look(&[1]), None, "not before it is time to look");
     std::thread::sleep(LOOK_EVERY);
     assert_eq!(flights[0].look(&[1]), None, "rank 1 is alive");
     flights[1].leave(12);
-    std::thread::sleep(LOOK_EVERY);
-    let lost = flights[0].look(&[1]).expect("it cannot come any more");
+    let lost = look(&mut flights[0], &[1]);
     assert_eq!((lost.rank, lost.cause), (1, Cause::Ended { exit: 12 }));
 }
 
 #[test]
-fn rings_of_another_job_are_not_believed() {
-    let (folder, mut flights) = rings(2);
-    flights[1].leave(0);
-    let mut flight = Flight::start(folder.path(), "later", (0, 2)).expect("a ring");
-    flight.begin(&site(1), &[0, 1], 0);
-    let lost = flight.judge(&[1]);
+fn a_rank_whose_connection_ends_without_a_word_is_gone() {
+    let (_folder, _server, mut flights) = watched(3);
+    let own = crate::comm::host::name();
+    for rank in [0, 1] {
+        flights[rank].begin(&site(1), &[0, 1, 2], 0);
+    }
+    flights.pop();
+    for rank in [0, 1] {
+        let lost = look(&mut flights[rank], &[2]);
+        assert_eq!((lost.rank, lost.cause, &lost.host), (2, Cause::Gone, &own));
+    }
+}
+
+#[test]
+fn the_one_that_others_wait_for_is_found_through_what_they_tell() {
+    let (_folder, _server, mut flights) = watched(4);
+    flights[0].begin(&site(3), &[0, 1], 0);
+    flights[1].begin(&site(2), &[1, 2], 0);
+    flights[2].begin(&site(1), &[2, 3], 0);
+    let lost = flights[0].judge(&[1]);
+    assert_eq!((lost.rank, lost.cause, lost.site), (3, Cause::Late, site(3).to_owned()));
+    flights[3].begin(&site(7), &[2, 3], 0);
+    assert_eq!(flights[0].entered(3), site(7).to_string());
+}
+
+#[test]
+fn who_gives_up_stays_until_the_others_have_too_but_not_for_ever() {
+    let (_folder, _server, mut flights) = watched(3);
+    let begin = Instant::now();
+    flights[2].leave(12);
+    assert!(begin.elapsed() < LINGER, "who ends for its own reasons does not stay");
+    let mut second = flights.remove(1);
+    let first = &mut flights[0];
+    for flight in [&mut second, &mut *first] {
+        flight.begin(&site(1), &[0, 1, 2], 0);
+    }
+    let begin = Instant::now();
+    let leaving = std::thread::spawn(move || {
+        let lost = look(&mut second, &[2]);
+        second.give_up(&lost);
+        second.leave(11);
+        begin.elapsed()
+    });
+    std::thread::sleep(LINGER / 4);
+    let lost = look(first, &[2]);
+    first.give_up(&lost);
+    let stayed = leaving.join().expect("no panic");
+    assert!(stayed >= LINGER / 4 && stayed < LINGER, "until rank 0 gave up: {stayed:?}");
+    let (_folder, _server, mut flights) = watched(2);
+    flights[0].begin(&site(1), &[0, 1], 0);
+    let begin = Instant::now();
+    let lost = flights[0].lost(1, Cause::Late);
+    flights[0].give_up(&lost);
+    flights[0].leave(11);
+    assert!(begin.elapsed() >= LINGER, "rank 1 has not given up");
+}
+
+#[test]
+fn a_rank_alone_blames_whom_it_waits_for() {
+    let (_folder, mut flights) = rings(2);
+    flights[0].begin(&site(1), &[0, 1], 0);
+    let lost = flights[0].judge(&[1]);
     assert_eq!((lost.rank, lost.cause, lost.host.as_str()), (1, Cause::Late, "unknown host"));
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use super::super::bootstrap::{Client, Meeting, Server};
 use super::super::{Combine, all_reduce, barrier};
 use super::*;
 
@@ -88,12 +89,16 @@ fn on_ranks<T: Send>(
 ) -> Vec<(T, Vec<String>)> {
     let folder = tempfile::tempdir().expect("temp dir");
     let wire = Wire::default();
+    let server = Server::start("127.0.0.1:0", "word", (None, size)).expect("a free port");
+    let meeting = Meeting { address: server.address().to_string(), token: "word".to_owned() };
     std::thread::scope(|scope| {
         let (run, folder) = (&run, folder.path());
         let rank = |rank| {
             let (wire, pending, calls) = (Arc::clone(&wire), Vec::new(), Vec::new());
             let fabric = Recording { rank, wire, memory: Vec::new(), pending, calls };
-            let flight = Flight::start(folder, "job", (rank, size)).expect("a ring");
+            let mut flight = Flight::start(folder, "job", (rank, size)).expect("a ring");
+            let client = Client::join(&meeting, (rank, size), timeout).expect("let in");
+            flight.attach((client, None), timeout).expect("a thread");
             scope.spawn(move || {
                 let mut comm = Nccl::new((rank, size), fabric, flight, timeout);
                 (run(&mut comm), comm.fabric.calls)

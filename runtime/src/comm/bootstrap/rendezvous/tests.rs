@@ -1,12 +1,18 @@
 //! Ranks meet, and those that do not belong are kept out.
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::super::{CommError, Meeting};
+use super::frame::{MAX_FRAME, MAX_TOLD, REFUSED, read_frame, write_frame};
 use super::*;
 
 const SOON: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(20);
 
 fn server(size: u32) -> Server {
-    Server::start("127.0.0.1:0", "secret", size).expect("a free port")
+    Server::start("127.0.0.1:0", "secret", (None, size)).expect("a free port")
 }
 
 fn meeting(server: &Server, token: &str) -> Meeting {
@@ -51,7 +57,7 @@ fn who_does_not_belong_is_kept_out_with_a_reason() {
     drop(first);
     let begin = Instant::now();
     while !server.here().is_empty() && begin.elapsed() < LONG {
-        std::thread::sleep(AGAIN / 10);
+        std::thread::sleep(Duration::from_millis(10));
     }
     Client::join(&right, (1, 2), LONG).expect("the first one has gone");
 }
@@ -90,9 +96,60 @@ fn frames_that_make_no_sense_end_the_connection_and_nothing_else() {
     write_frame(&mut stream, b"GET / HTTP/1.1").expect("written");
     assert_eq!(read_frame(&mut stream).expect("an answer")[0], REFUSED);
     let mut client = Client::join(&meeting(&server, "secret"), (0, 1), LONG).expect("let in");
-    for request in [&b""[..], b"S", b"S\xff\xff\xff\xffkey", b"X\0\0\0\0"] {
+    for request in
+        [&b""[..], b"B", b"L", b"S", b"S\xff\xff\xff\xffkey", b"X\0\0\0\0", &[b'B'; MAX_TOLD + 6]]
+    {
         assert_eq!(client.ask(request, LONG).expect("an answer").0, REFUSED, "{request:?}");
     }
     client.set("key", &[1; 9]).expect("the connection goes on");
     assert!(client.set("large", &vec![0; MAX_FRAME]).is_err());
+}
+
+#[test]
+fn ranks_hear_where_the_others_stand_and_when_one_has_gone() {
+    let server = server(3);
+    let meeting = meeting(&server, "secret");
+    let join = |rank| Client::join(&meeting, (rank, 3), LONG).expect("let in");
+    let (mut first, mut second) = (join(0), join(1));
+    assert_eq!(first.host(), None);
+    let before = first.beat(false, b"here").expect("a count");
+    assert_eq!(second.beat(false, b"there").expect("a count"), before, "beats are no news");
+    let seen = first.look().expect("an answer");
+    let told: Vec<(u32, bool, &[u8])> =
+        seen.iter().map(|heard| (heard.rank, heard.here, heard.told.as_slice())).collect();
+    assert_eq!(told, [(0, true, &b"here"[..]), (1, true, b"there")], "rank 2 has not come");
+    let urgent = second.beat(true, b"gave up").expect("a count");
+    assert!(urgent > before);
+    drop(second);
+    let begin = Instant::now();
+    while first.beat(false, b"here").expect("a count") == urgent {
+        assert!(begin.elapsed() < LONG, "an end is news");
+    }
+    let gone = first.look().expect("an answer").remove(1);
+    assert_eq!((gone.here, gone.told.as_slice()), (false, &b"gave up"[..]));
+}
+
+#[test]
+fn more_than_a_frame_is_looked_at_in_parts() {
+    let size = 40;
+    let server = server(size);
+    let meeting = meeting(&server, "secret");
+    let mut all: Vec<Client> =
+        (0..size).map(|rank| Client::join(&meeting, (rank, size), LONG).expect("let in")).collect();
+    for client in &mut all {
+        client.beat(false, &[7; MAX_TOLD]).expect("a count");
+    }
+    let ranks: Vec<u32> =
+        all[3].look().expect("an answer").iter().map(|heard| heard.rank).collect();
+    assert_eq!(ranks, (0..size).collect::<Vec<u32>>());
+    assert!(ranks.len() * MAX_TOLD > MAX_FRAME);
+}
+
+#[test]
+fn of_several_addresses_the_one_that_answers_is_taken() {
+    let server = server(1);
+    let stranger = Server::start("127.0.0.1:0", "other", (None, 1)).expect("a free port");
+    let address = format!("127.0.0.1:1,{},{}", stranger.address(), server.address());
+    let meeting = Meeting { address, token: "secret".to_owned() };
+    Client::join(&meeting, (0, 1), LONG).expect("let in by one of them");
 }

@@ -1,0 +1,20 @@
+//! Where the ranks of a job meet, behind a TCP port: a small store of keys and values, and the place
+//! where every rank says that it lives and where it stands.
+//!
+//! `launch` serves it for the ranks it starts; where nobody does, rank 0.
+//!
+//! # Invariants
+//! - A process without the token learns nothing and changes nothing.
+//! - What clients send is bounded: frames, keys, connections, what a rank tells.
+//! - A get and a join wait no longer than told.
+
+mod frame;
+mod client;
+mod server;
+
+pub use client::Client;
+pub use frame::Heard;
+pub use server::Server;
+
+#[cfg(test)]
+mod tests;

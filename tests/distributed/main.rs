@@ -19,9 +19,12 @@ mod traffic;
 mod zero;
 
 mod launched;
+#[path = "../workbench/mesh_table.rs"]
+mod mesh_table;
 #[path = "../workbench/mod.rs"]
 mod workbench;
 
 mod faults;
 mod start;
+mod ladder;
 mod trains;

@@ -139,6 +139,11 @@ impl Device for PtxVm {
         self.threads
     }
 
+    /// None: kernels are interpreted.
+    fn code_bytes(&self) -> u64 {
+        0
+    }
+
     fn bind(
         &mut self,
         plan: &Plan,

@@ -22,6 +22,7 @@ pub mod checkpoints;
 pub mod signals;
 pub mod launch;
 pub mod ranks;
+pub mod memory;
 pub mod weights;
 pub mod hf;
 pub mod parity;

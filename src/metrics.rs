@@ -13,6 +13,8 @@ use std::path::Path;
 use perilune_runtime::io::atomic;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::RankUse;
+
 /// Version of the record format, in [`Run::version`].
 pub const VERSION: u32 = 1;
 
@@ -30,6 +32,8 @@ pub enum Record {
     Profile(Profile),
     /// How it ended.
     End(End),
+    /// What its ranks held and sent.
+    Ranks(Ranks),
 }
 
 /// What is being run.
@@ -151,6 +155,13 @@ pub struct End {
     pub peak_rss_bytes: u64,
 }
 
+/// What the ranks of a run held and sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranks {
+    /// By rank.
+    pub ranks: Vec<RankUse>,
+}
+
 /// NaN and infinities are null in JSON.
 mod nullable {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -233,7 +244,7 @@ pub fn kept(text: &str, step: u64) -> Result<(Vec<Record>, String), String> {
         let keep = match &record {
             Record::Step(s) => s.step <= step,
             Record::Eval(e) => e.step < step,
-            Record::Run(_) | Record::Profile(_) | Record::End(_) => false,
+            Record::Run(_) | Record::Profile(_) | Record::End(_) | Record::Ranks(_) => false,
         };
         if keep {
             records.push(record);

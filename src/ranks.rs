@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use perilune_plan::DType;
 use perilune_runtime::comm::bootstrap::agree;
-use perilune_runtime::comm::{Combine, Communicator, Site, all_reduce};
+use perilune_runtime::comm::{Combine, Communicator, Site, all_gather, all_reduce};
 
 use crate::exit::Failure;
 use crate::pipeline::comm as failure;
@@ -52,6 +52,31 @@ fn decide(
     let how = (combine, DType::i32);
     all_reduce(comm, &site, &all, how, &mut bytes).map_err(|error| failure(&error))?;
     Ok(i32::from_le_bytes(bytes))
+}
+
+/// The numbers of every rank, in the order of ranks.
+///
+/// # Errors
+/// A lost rank.
+pub fn gather<const N: usize>(
+    comm: &mut dyn Communicator,
+    what: &'static str,
+    own: &[u64; N],
+) -> Result<Vec<[u64; N]>, Failure> {
+    let site = Site { entry: "run", step: 0, name: "gather", node: what };
+    let all: Vec<u32> = (0..comm.size()).collect();
+    let mine: Vec<u8> = own.iter().flat_map(|n| n.to_le_bytes()).collect();
+    let mut bytes = vec![0u8; mine.len() * all.len()];
+    let mut places: Vec<&mut [u8]> = bytes.chunks_mut(mine.len().max(1)).collect();
+    all_gather(comm, &site, &all, &mine, &mut places).map_err(|error| failure(&error))?;
+    let numbers = |rank: &[u8]| {
+        let mut out = [0u64; N];
+        for (number, bytes) in out.iter_mut().zip(rank.as_chunks().0) {
+            *number = u64::from_le_bytes(*bytes);
+        }
+        out
+    };
+    Ok(bytes.chunks(mine.len().max(1)).map(numbers).collect())
 }
 
 /// Makes sure that all ranks run the same thing, told by parts of it.

@@ -18,6 +18,7 @@ use perilune_runtime::{Fetches, HostTensor, Session, shards};
 
 use crate::corpus::Corpus;
 use crate::exit::{Exit, Failure};
+use crate::memory::peak_rss_bytes;
 use crate::metrics::{End, Eval, Profile, ProfileRow, Record, Step, median};
 use crate::pipeline::runtime;
 use crate::ranks;
@@ -440,14 +441,6 @@ fn pattern(path: &str) -> String {
         false => part.to_owned(),
     };
     path.split('.').map(part).collect::<Vec<_>>().join(".")
-}
-
-/// The most memory this process ever had resident; 0 where the system does not say.
-pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 #[cfg(test)]

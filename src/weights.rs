@@ -3,36 +3,55 @@
 //! # Invariants
 //! - Parameters and buffers, never optimizer state; the same weights give the same bytes.
 
+use std::io;
 use std::path::Path;
 
 use perilune_plan::TensorKind;
 use perilune_runtime::Session;
-use perilune_runtime::io::safetensors;
+use perilune_runtime::io::safetensors::{Listed, sort_for_file, write_streamed};
 
 use crate::exit::Failure;
-use crate::pipeline::{io, runtime};
+use crate::pipeline::{self, runtime};
 
 /// Writes every parameter and buffer, whole or not at all. On a mesh every rank calls it; rank 0
-/// puts the parts together and writes.
+/// puts the parts together and writes, one tensor after the other, so that no rank holds more than
+/// one whole tensor.
 ///
 /// # Errors
 /// When a tensor cannot be read or the file cannot be written.
 pub fn write(session: &mut Session, path: &Path) -> Result<(), Failure> {
-    let exported = session.plan().tensors.iter().filter(|t| t.kind != TensorKind::State);
-    let names: Vec<String> = exported.map(|decl| decl.name.clone()).collect();
-    let mut values = Vec::new();
-    for name in names {
-        let value = session.whole_tensor(&name).map_err(runtime)?;
-        // One after the other: no other rank holds more than one whole tensor.
-        if session.rank() == 0 {
-            values.push((name, value));
-        }
-    }
+    let mesh = session.plan().mesh.clone();
+    let decls = session.plan().tensors.clone();
+    let exported = decls.iter().filter(|t| t.kind != TensorKind::State);
+    let shapes: Vec<Vec<u64>> = exported
+        .clone()
+        .map(|t| t.shard.as_ref().map_or_else(|| t.shape.clone(), |s| s.whole(&mesh, &t.shape)))
+        .collect();
+    let mut listing: Vec<Listed<'_>> = exported
+        .zip(&shapes)
+        .map(|(t, shape)| Listed { name: &t.name, dtype: t.dtype, shape })
+        .collect();
+    sort_for_file(&mut listing);
+    let mut left = listing.iter().map(|tensor| tensor.name);
     if session.rank() > 0 {
-        return Ok(());
+        return left.try_for_each(|name| session.whole_tensor(name).map(drop)).map_err(runtime);
     }
-    let tensors = values.iter().map(|(name, value)| (name.as_str(), value));
-    safetensors::write(path, tensors, None).map_err(|error| io(&error))
+    let mut failed = None;
+    let written = write_streamed(path, listing.clone(), &mut |name| {
+        left.next();
+        let value = session.whole_tensor(name);
+        value.map_err(|error| {
+            let text = error.to_string();
+            failed = Some(runtime(error));
+            io::Error::other(text)
+        })
+    });
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    // The others wait for the rest even where the file cannot be written.
+    left.try_for_each(|name| session.whole_tensor(name).map(drop)).map_err(runtime)?;
+    written.map_err(|error| pipeline::io(&error))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!   coordinates in the mesh are feeds that the session gives by itself.
 //! - Collectives pass between devices through the host's memory.
 
+mod joined;
 mod collective;
 
 use std::collections::BTreeMap;
@@ -209,6 +210,11 @@ impl Session {
     /// Bytes that the session holds.
     pub fn memory(&self) -> MemoryUse {
         self.memory
+    }
+
+    /// Bytes of machine code that the plan's kernels have become.
+    pub fn code_bytes(&self) -> u64 {
+        self.device.code_bytes()
     }
 
     /// Runs an entry.

@@ -21,14 +21,15 @@ use super::spec_args::pair;
 use crate::collectives::{self, Line, Summary};
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
+use crate::memory::{self, Promise};
 use crate::pipeline::{self, Checked};
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// An error code (E0203) or its name, a finding of the PTX VM (V1101) or its name, an op (Einsum), a
-    /// reason of fusion or sharding (F03), a node's path, `decisions` for all of them, or
-    /// `collectives` for what ranks exchange and hold
+    /// reason of fusion or sharding (F03), a node's path, `decisions` for all of them,
+    /// `collectives` for what ranks exchange and hold, or `memory` for what each rank holds
     subject: String,
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
@@ -48,6 +49,9 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let subject = args.subject.trim();
     let (text, value) = if let Some(spec) = &args.spec {
         let checked = pipeline::check_file_on(spec, &args.sets, args.mesh.as_deref())?;
+        if subject == "memory" {
+            return held(console, &checked);
+        }
         node(subject, &checked, Target::named(&args.target).unwrap_or(Target::Cpu))?
     } else {
         let by_name = || codes::all().into_iter().find(|e| e.name == subject);
@@ -65,6 +69,19 @@ pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
         console.json(&value)
     } else {
         console.data(&text)
+    }
+    Ok(Exit::Ok)
+}
+
+/// What each rank holds while it trains.
+fn held(console: &Console, checked: &Checked) -> Result<Exit, Failure> {
+    let promises = memory::promises(&pipeline::sketch(checked)?);
+    if console.json {
+        let ranks: Vec<Value> = promises.iter().map(Promise::json).collect();
+        console.json(&json!({"version": 1, "memory": ranks}));
+    } else {
+        let lines: Vec<String> = promises.iter().map(Promise::to_string).collect();
+        console.data(&lines.join("\n"));
     }
     Ok(Exit::Ok)
 }

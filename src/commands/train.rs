@@ -27,7 +27,8 @@ use crate::checkpoints::{Checkpoints, Identity};
 use crate::console::Console;
 use crate::corpus::{Corpus, Entropies};
 use crate::exit::{Exit, Failure};
-use crate::metrics::{self, End, Record, Run};
+use crate::memory::{self, RankUse, Watch};
+use crate::metrics::{self, End, Ranks, Record, Run};
 use crate::number::grouped;
 use crate::pipeline::{self, Checked, runtime};
 use crate::signals::Signals;
@@ -133,6 +134,8 @@ struct Prepared {
     checkpoints: Checkpoints,
     resumed: Option<Snapshot>,
     entropies: Entropies,
+    /// Memory since the plan was compiled.
+    watch: Watch,
 }
 
 /// Reads, checks and compiles; all ranks find that they have the same run.
@@ -164,11 +167,12 @@ fn prepare(
     ranks::same(comm, "plan", &[&bytes])?;
     let how = format!("{settings:?} {} {}", args.resume, args.overwrite);
     ranks::same(comm, "run", &[corpus.hash().as_bytes(), how.as_bytes()])?;
+    let watch = Watch::start();
     let identity = (bytes.as_slice(), settings.seed);
     let checkpoints = checkpoints(&folder, &checked, &corpus, identity)?;
     let resumed = if args.resume { Some(newest(console, &checkpoints, comm)?) } else { None };
     settings.done = resumed.as_ref().map_or(0, |snapshot| snapshot.step);
-    Ok((Prepared { corpus, settings, run, bytes, checkpoints, resumed, entropies }, plan))
+    Ok((Prepared { corpus, settings, run, bytes, checkpoints, resumed, entropies, watch }, plan))
 }
 
 fn train(
@@ -177,7 +181,7 @@ fn train(
     prepared: Prepared,
     session: &mut Session,
 ) -> Result<Exit, Failure> {
-    let Prepared { corpus, settings, mut run, bytes, mut checkpoints, resumed, entropies } =
+    let Prepared { corpus, settings, mut run, bytes, mut checkpoints, resumed, entropies, watch } =
         prepared;
     let writes = session.rank() == 0;
     training::check(session, &corpus, &settings)?;
@@ -194,15 +198,21 @@ fn train(
     run.threads = session.threads();
     let out = writes.then_some(args.out.as_path());
     let mut log = Log::start(console, out, (run, settings.done), checkpoints)?;
-    let outcome = training::train(session, &corpus, &settings, &mut log);
+    let snapshots = settings.checkpoint_every > 0 || settings.done > 0;
+    let trained = training::train(session, &corpus, &settings, &mut log);
+    let outcome = trained.and_then(|end| {
+        weights::write(session, &args.out.join("weights.safetensors"))?;
+        let used = memory::of_ranks(session, &watch, snapshots)?;
+        log.record(Record::Ranks(Ranks { ranks: used.clone() }))?;
+        Ok((end, used))
+    });
     log.close()?;
     if writes {
         write_file(&args.out.join("report.html"), report::html(&log.records).as_bytes())?;
     }
-    let end = outcome?;
-    weights::write(session, &args.out.join("weights.safetensors"))?;
+    let (end, used) = outcome?;
     if writes {
-        conclude(console, &args.out, &end, entropies);
+        conclude(console, &args.out, (&end, &used), entropies);
     }
     Ok(Exit::Ok)
 }
@@ -404,7 +414,7 @@ impl Observer for Log<'_> {
                 let line = format!("step {:>6}  validation loss {:.4}", eval.step, eval.loss);
                 self.bar.suspend(|| self.console.note(&line));
             }
-            Record::Run(_) | Record::Profile(_) | Record::End(_) => {}
+            Record::Run(_) | Record::Profile(_) | Record::End(_) | Record::Ranks(_) => {}
         }
         if let Some(writer) = &mut self.writer {
             writer.write(&record).map_err(|error| cannot_write(&self.path, &error))?;
@@ -452,7 +462,7 @@ fn earlier(path: &Path, done: u64) -> Result<(Vec<Record>, String), Failure> {
     })
 }
 
-fn conclude(console: &Console, out: &Path, end: &End, entropies: Entropies) {
+fn conclude(console: &Console, out: &Path, (end, used): (&End, &[RankUse]), entropies: Entropies) {
     let finite = |value: f64| value.is_finite().then_some(value);
     if console.json {
         console.json(&json!({
@@ -465,6 +475,7 @@ fn conclude(console: &Console, out: &Path, end: &End, entropies: Entropies) {
             "unigram": entropies.unigram,
             "bigram": entropies.bigram,
             "peak_rss_bytes": end.peak_rss_bytes,
+            "ranks": used,
             "out": out.display().to_string(),
         }));
         return;
@@ -478,6 +489,7 @@ fn conclude(console: &Console, out: &Path, end: &End, entropies: Entropies) {
     lines.push(format!("unigram entropy   {:.4}", entropies.unigram));
     lines.push(format!("tokens a second   {:.0}", end.tokens_per_s));
     lines.push(format!("time              {:.1} s", end.seconds));
+    lines.extend(memory::lines(used));
     lines.push(format!("report            {}", out.join("report.html").display()));
     console.data(&lines.join("\n"));
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::memory::RankUse;
 use crate::metrics::{End, Eval, Profile, Record, Run, Step, median};
 use crate::number::{bytes, compact, duration, grouped};
 
@@ -30,6 +31,7 @@ struct Data<'a> {
     evals: Vec<&'a Eval>,
     profile: Option<&'a Profile>,
     end: Option<&'a End>,
+    ranks: &'a [RankUse],
 }
 
 impl<'a> Data<'a> {
@@ -42,6 +44,7 @@ impl<'a> Data<'a> {
                 Record::Eval(eval) => data.evals.push(eval),
                 Record::Profile(profile) => data.profile = Some(profile),
                 Record::End(end) => data.end = Some(end),
+                Record::Ranks(ranks) => data.ranks = &ranks.ranks,
             }
         }
         data
@@ -293,8 +296,13 @@ fn summary(data: &Data<'_>) -> String {
         ("kernels", format!("{} kernels, {} launches a step", run.kernels, run.launches)),
         ("spec to plan", duration(run.compile_seconds)),
     ];
-    let rows: String =
-        rows.iter().map(|(k, v)| format!("<tr><th>{k}</th><td>{v}</td></tr>\n")).collect();
+    let of_ranks = data.ranks.iter().map(|used| {
+        let measured = used.measured_bytes.map_or_else(|| "not measured".to_owned(), bytes);
+        let text = format!("{measured} of {} promised", bytes(used.promised_bytes));
+        (format!("memory of rank {}", used.rank), text)
+    });
+    let rows = rows.into_iter().map(|(key, text)| (key.to_owned(), text)).chain(of_ranks);
+    let rows: String = rows.map(|(k, v)| format!("<tr><th>{k}</th><td>{v}</td></tr>\n")).collect();
     section(
         "Run",
         "What was compiled and how it ran.",

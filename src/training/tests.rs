@@ -122,6 +122,7 @@ fn targets_are_the_tokens_after_and_every_event_is_recorded_in_order() {
             Record::Eval(e) => format!("eval {} of {}", e.step, e.tokens),
             Record::Profile(_) => "profile".into(),
             Record::End(_) => "end".into(),
+            Record::Ranks(_) => "ranks".into(),
             Record::Run(_) => "run".into(),
         })
         .collect();

@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use perilune::library::Library;
-use perilune_compiler::compile::compile;
+use perilune_compiler::compile::{compile, optimize, sketch};
 use perilune_compiler::elaborate::{Elaborated, load_spec_on};
+use perilune_compiler::import::import;
 use perilune_compiler::lower::Target;
 use perilune_compiler::ops::Rng;
+use perilune_compiler::sharding;
 use perilune_compiler::source::Loader;
-use perilune_plan::{DType, FeedDecl, Mesh, Plan, Shard};
+use perilune_plan::{DType, FeedDecl, Mesh, Plan, RankMemory, Shard};
 use perilune_runtime::comm::in_process;
-use perilune_runtime::{Fetches, HostTensor, Options, Session, shards};
+use perilune_runtime::{Fetches, HostTensor, MemoryUse, Options, Session, shards};
 
 /// A spec, settings of its dims, and how often it is stepped.
 #[derive(Clone, Debug)]
@@ -34,6 +36,14 @@ pub(crate) struct Outcome {
     pub(crate) tensors: BTreeMap<String, HostTensor>,
     /// Loss of an evaluation after the last step.
     pub(crate) eval: f32,
+    /// Fetches of `forward` after it: of the rank's part of a batch.
+    pub(crate) forward: BTreeMap<String, HostTensor>,
+    /// How these are cut.
+    pub(crate) forward_cuts: BTreeMap<String, Shard>,
+    /// What the session says it holds.
+    pub(crate) memory: MemoryUse,
+    /// What the plan says.
+    pub(crate) promised: RankMemory,
     /// Bytes that the rank holds.
     pub(crate) tensor_bytes: u64,
     /// Bytes that the rank sent to others in the steps, by kind of collective.
@@ -63,6 +73,15 @@ impl Case {
         let mesh_or_own = Some(mesh).filter(|mesh| !mesh.is_empty());
         let (spec, told, _) = load_spec_on(&self.files, &self.path, &self.sets, mesh_or_own);
         spec.unwrap_or_else(|| panic!("{} on {mesh}: {:?}", self.path, told.list()))
+    }
+
+    /// The plan of a rank on a mesh without its kernels.
+    pub(crate) fn sketch(&self, mesh: &str) -> Plan {
+        let elaborated = self.elaborated(mesh);
+        let local = sharding::shard(&elaborated).expect("sharded");
+        let mut program = import(&local.name, &local.graphs());
+        optimize(&mut program);
+        sketch(&program, Target::Cpu).expect("a sketch").0
     }
 
     /// The plan of a rank on a mesh.
@@ -99,10 +118,10 @@ fn train(session: &mut Session, steps: u64) -> Outcome {
     }
     let mut sent = sent(session);
     sent.iter_mut().for_each(|(name, n)| *n -= before.get(name).copied().unwrap_or(0));
-    let step = session.plan().entries.iter().find(|e| e.name == "train_step");
-    let fetches = step.expect("a step").fetches.iter();
-    let cuts = fetches.filter_map(|f| Some((f.name.clone(), f.shard.clone()?))).collect();
+    let (cuts, forward_cuts) = (cuts(session, "train_step"), cuts(session, "forward"));
     let eval = run(session, "eval", steps + 1).scalar("loss").expect("a loss");
+    let forward = run(session, "forward", steps + 2);
+    let forward = forward.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect();
     let names: Vec<String> = session.plan().tensors.iter().map(|t| t.name.clone()).collect();
     let whole = |name: String| {
         let value = session.whole_tensor(&name).expect("all parts");
@@ -113,12 +132,23 @@ fn train(session: &mut Session, steps: u64) -> Outcome {
         steps: seen,
         tensors,
         eval,
+        forward,
+        forward_cuts,
+        memory: session.memory(),
+        promised: session.plan().memory(session.rank(), &|_| true),
         tensor_bytes: session.memory().tensors,
         sent,
         mesh: session.plan().mesh.clone(),
         rank: session.rank(),
         cuts,
     }
+}
+
+/// How the fetches of an entry are cut.
+fn cuts(session: &Session, entry: &str) -> BTreeMap<String, Shard> {
+    let entry = session.plan().entries.iter().find(|e| e.name == entry);
+    let fetches = entry.expect("an entry").fetches.iter();
+    fetches.filter_map(|f| Some((f.name.clone(), f.shard.clone()?))).collect()
 }
 
 /// Bytes sent so far, by kind of collective.
@@ -173,6 +203,16 @@ fn whole(decl: &FeedDecl, shape: &[u64], step: u64) -> HostTensor {
     }
 }
 
+impl Outcome {
+    /// What a session lays out is what its plan says.
+    fn assert_memory(&self, what: &str) {
+        let (held, promised) = (self.memory, self.promised);
+        assert_eq!(held.tensors, promised.tensors(), "{what}: tensors");
+        assert_eq!(held.feeds, promised.feeds, "{what}: feeds");
+        assert!(promised.arena <= held.arena, "{what}: {promised:?} of {held:?}");
+    }
+}
+
 /// Largest difference of two tensors, relative to the largest element.
 pub(crate) fn distance(a: &HostTensor, b: &HostTensor) -> f32 {
     assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()));
@@ -201,6 +241,16 @@ pub(crate) fn compare(one: &Outcome, ranks: &[Outcome], bound: f32, what: &str) 
         }
         let off = (one.eval - outcome.eval).abs() / one.eval.abs();
         assert!(off <= bound, "{what}, rank {rank}, eval: {off:e}");
+        for (name, value) in &one.forward {
+            let place = (&outcome.mesh, outcome.rank);
+            let want = match outcome.forward_cuts.get(name) {
+                None => value.clone(),
+                Some(shard) => shards::part(value, shard, place).expect("a part"),
+            };
+            let off = distance(&want, &outcome.forward[name]);
+            assert!(off <= bound, "{what}, rank {rank}, forward, `{name}`: {off:e}");
+        }
+        outcome.assert_memory(&format!("{what}, rank {rank}"));
         for (name, value) in &one.tensors {
             let off = distance(value, &outcome.tensors[name]);
             assert!(off <= bound, "{what}, rank {rank}, tensor `{name}`: {off:e}");

@@ -19,10 +19,13 @@ mod traffic;
 mod zero;
 
 mod launched;
+#[path = "../workbench/mesh_table.rs"]
+mod mesh_table;
 #[path = "../workbench/mod.rs"]
 mod workbench;
 
 mod faults;
 mod start;
-mod two_hosts;
+mod ladder;
 mod trains;
+mod two_hosts;

@@ -2,7 +2,7 @@
 
 use perilune_plan::{CollectiveKind, Plan, StepOp, TensorKind};
 
-use crate::job::compare;
+use crate::job::{Case, compare};
 use crate::meshes::{BOUND, nano};
 
 /// How often a step of a plan exchanges in some way.
@@ -58,4 +58,23 @@ fn state_is_divided_evenly_and_whole_matrices_stay_whole() {
     let owned = state.clone().filter(|t| t.owner.is_some()).count();
     // QK-clip's memory belongs to no parameter: every rank keeps it.
     assert_eq!(owned + 2, state.count());
+}
+
+#[test]
+fn state_falls_with_the_number_of_replicas() {
+    let edit = ("metrics: {", "zero: 1, metrics: {");
+    let mut case = Case::shipped("k2-tiny/train.ron", &[("batch", "8"), ("seq", "32")], 1);
+    case.edit("k2-tiny/train.ron", edit.0, edit.1);
+    let held = |mesh: &str| -> Vec<u64> {
+        let plan = case.sketch(mesh);
+        (0..plan.mesh.ranks() as u32).map(|rank| plan.memory(rank, &|_| true).state).collect()
+    };
+    let alone = held("dp=1")[0];
+    for (mesh, replicas) in [("dp=2", 2), ("dp=4", 4), ("dp=2,ep=2", 4)] {
+        let held = held(mesh);
+        let most = held.iter().max().expect("ranks") * replicas;
+        // Matrices stay whole, so that a share is not exact.
+        assert!(most < alone * 23 / 20, "{mesh}: {held:?} of {alone}");
+        assert!(held.iter().sum::<u64>() >= alone, "{mesh}: nothing is lost");
+    }
 }

@@ -8,8 +8,8 @@
 //!
 //! # Invariants
 //! - All state of a parameter has one owner.
-//! - Parameters are dealt out by longest processing time first: the costliest update that is left
-//!   goes to the rank with the least work.
+//! - Parameters are dealt out by longest processing time first, of work and memory at once: the
+//!   largest that is left goes to where the larger of the busiest rank's two shares is smallest.
 
 use std::collections::BTreeMap;
 
@@ -27,14 +27,37 @@ struct Item<'a> {
     axes: Vec<u32>,
     /// Work of a rank that owns it.
     cost: u64,
+    /// Bytes of its state on such a rank.
+    bytes: u64,
+}
+
+/// What a rank owns.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    cost: u64,
+    bytes: u64,
+}
+
+impl Load {
+    /// The larger of its shares of all work and of all bytes, as a multiple of their product's inverse.
+    fn share(self, all: Load) -> u128 {
+        let (cost, bytes) = (u128::from(self.cost), u128::from(self.bytes));
+        (cost * u128::from(all.bytes)).max(bytes * u128::from(all.cost))
+    }
+
+    fn with(self, item: &Item<'_>) -> Load {
+        let (cost, bytes) = (self.cost.saturating_add(item.cost), self.bytes + item.bytes);
+        Load { cost, bytes }
+    }
 }
 
 /// The owner of every optimizer state that belongs to a parameter with replicas, by name.
 pub(super) fn owners(spec: &Elaborated, shards: &BTreeMap<&str, Shard>) -> BTreeMap<String, Only> {
     let mesh = &spec.mesh;
     let mut items = items(spec, shards);
-    items.sort_by_key(|item| std::cmp::Reverse(item.cost));
-    let mut load = vec![0u64; mesh.ranks() as usize];
+    let all = items.iter().fold(Load::default(), Load::with);
+    items.sort_by_key(|item| std::cmp::Reverse(Load::default().with(item).share(all)));
+    let mut load = vec![Load::default(); mesh.ranks() as usize];
     let mut owners = BTreeMap::new();
     for item in items {
         let among = |at: u64| {
@@ -45,12 +68,14 @@ pub(super) fn owners(spec: &Elaborated, shards: &BTreeMap<&str, Shard>) -> BTree
                 .collect();
             (only, ranks)
         };
-        let busiest = |ranks: &[usize]| ranks.iter().map(|r| load[*r]).max().unwrap_or(0);
+        let busiest = |ranks: &[usize]| {
+            ranks.iter().map(|r| load[*r].with(&item).share(all)).max().unwrap_or(0)
+        };
         let candidates = (0..mesh.group_size(&item.axes)).map(among);
         let Some((only, ranks)) = candidates.min_by_key(|(only, r)| (busiest(r), only.at)) else {
             continue;
         };
-        ranks.iter().for_each(|rank| load[*rank] += item.cost);
+        ranks.iter().for_each(|rank| load[*rank] = load[*rank].with(&item));
         for name in item.state {
             owners.insert(name.to_owned(), only.clone());
         }
@@ -68,8 +93,11 @@ fn items<'a>(spec: &'a Elaborated, shards: &BTreeMap<&str, Shard>) -> Vec<Item<'
             state.map(|t| t.name.as_str()).filter(|n| n.starts_with(&prefix)).collect();
         let cut: &[u32] = shards.get(name).map_or(&[], |shard| &shard.axes);
         let axes = (0..spec.mesh.axes.len() as u32).filter(|axis| !cut.contains(axis)).collect();
-        let cost = costs.get(name).copied().unwrap_or(0) / spec.mesh.group_size(cut);
-        Item { state, axes, cost }
+        let ranks = spec.mesh.group_size(cut);
+        let cost = costs.get(name).copied().unwrap_or(0) / ranks;
+        let held = spec.tensors.iter().filter(|t| state.contains(&t.name.as_str()));
+        let bytes = held.map(|t| t.ty.bytes()).sum::<u64>() / ranks;
+        Item { state, axes, cost, bytes }
     };
     let all = params.map(|t| item(&t.name));
     all.filter(|item| !item.state.is_empty() && !item.axes.is_empty()).collect()

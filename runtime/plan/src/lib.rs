@@ -15,11 +15,13 @@
 
 pub mod container;
 mod mesh;
+mod memory;
 mod traffic;
 mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub use memory::{RankMemory, SEGMENT_BYTES};
 pub use mesh::{MAX_RANKS, Mesh, MeshAxis, Only, Shard};
 pub use traffic::Sent;
 pub use verify::PlanError;

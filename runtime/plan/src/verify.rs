@@ -281,7 +281,7 @@ fn bytes(buffer: &Buffer) -> (Option<Place>, u64, u64) {
 }
 
 /// Buffers that a step reads or writes.
-fn touched(op: &StepOp) -> Vec<u32> {
+pub(crate) fn touched(op: &StepOp) -> Vec<u32> {
     let epilogue = |e: &Option<Epilogue>| e.iter().flat_map(|e| e.launch.args.clone()).collect();
     match op {
         StepOp::Launch(launch) => launch.args.clone(),

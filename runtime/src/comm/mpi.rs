@@ -107,7 +107,8 @@ impl Started {
     }
 }
 
-/// Memory of transfers that are done, to be used again.
+/// Memory of first messages that are done, to be used again; that of longer ones is given back, so
+/// that between exchanges none of their size is held.
 #[derive(Debug, Default)]
 struct Memory(Vec<Vec<u8>>);
 
@@ -116,6 +117,12 @@ impl Memory {
         let mut buffer = self.0.pop().unwrap_or_default();
         buffer.clear();
         buffer
+    }
+
+    fn give_back(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= Envelope::BYTES + FIRST {
+            self.0.push(buffer);
+        }
     }
 }
 
@@ -197,7 +204,7 @@ impl Transfer {
     /// Hands the memory of a transfer that is done back.
     fn recycle(mut self, memory: &mut Memory) {
         if self.done {
-            memory.0.push(std::mem::take(&mut *self.buffer));
+            memory.give_back(std::mem::take(&mut *self.buffer));
         }
     }
 }
@@ -262,22 +269,20 @@ impl Exchange<'_> {
             buffer.extend_from_slice(first);
             self.outbox.push(Transfer::send(buffer, (peer, FIRST_TAG))?);
             for chunk in rest.chunks(MOST) {
-                let mut buffer = memory.take();
-                buffer.extend_from_slice(chunk);
-                self.outbox.push(Transfer::send(buffer, (peer, MORE_TAG))?);
+                self.outbox.push(Transfer::send(chunk.to_vec(), (peer, MORE_TAG))?);
             }
         }
         Ok(())
     }
 
     /// Asks for everything once; whether all of it is done.
-    fn advance(&mut self, memory: &mut Memory) -> Result<bool, CommError> {
+    fn advance(&mut self) -> Result<bool, CommError> {
         let mut done = true;
         for transfer in &mut self.outbox {
             done &= transfer.test()?;
         }
         for (i, &peer) in self.group.iter().enumerate().filter(|(i, _)| *i != self.own) {
-            done &= self.inboxes[i].advance((peer, self.key, self.expected[i]), memory)?;
+            done &= self.inboxes[i].advance((peer, self.key, self.expected[i]))?;
         }
         Ok(done)
     }
@@ -293,11 +298,7 @@ impl Exchange<'_> {
 }
 
 impl Inbox {
-    fn advance(
-        &mut self,
-        (peer, key, expected): (u32, u64, usize),
-        memory: &mut Memory,
-    ) -> Result<bool, CommError> {
+    fn advance(&mut self, (peer, key, expected): (u32, u64, usize)) -> Result<bool, CommError> {
         let Some(first) = &mut self.first else { return Ok(true) };
         if !first.test()? {
             return Ok(false);
@@ -309,7 +310,7 @@ impl Inbox {
                 let mut rest = expected.saturating_sub(FIRST);
                 while rest > 0 {
                     let length = rest.min(MOST);
-                    let more = Transfer::receive(memory.take(), length, (peer, MORE_TAG))?;
+                    let more = Transfer::receive(Vec::new(), length, (peer, MORE_TAG))?;
                     self.more.push(more);
                     rest -= length;
                 }
@@ -340,7 +341,7 @@ impl Mpi {
     fn complete(&mut self, exchange: &mut Exchange<'_>) -> Result<(), CommError> {
         let mut rounds = 0;
         loop {
-            let done = exchange.advance(&mut self.memory)?;
+            let done = exchange.advance()?;
             if let Some((rank, cause)) = exchange.mismatch() {
                 let cause = cause
                     .unwrap_or_else(|| Cause::Elsewhere { entered: self.flight.entered(rank) });

@@ -130,6 +130,9 @@ pub(crate) trait Device: Send {
     /// Threads of the host that take part.
     fn threads(&self) -> usize;
 
+    /// Bytes of machine code that it has made from the plan's kernels.
+    fn code_bytes(&self) -> u64;
+
     /// Binds an entry's steps to the places of its buffers, those of them that run here; the others
     /// are never run. Entries are numbered as they are bound.
     fn bind(&mut self, plan: &Plan, entry: &Entry, at: Bindings<'_>) -> Result<(), Refused>;

@@ -138,6 +138,11 @@ impl Device for PtxVm {
         self.options.threads
     }
 
+    /// None: kernels are interpreted.
+    fn code_bytes(&self) -> u64 {
+        0
+    }
+
     fn bind(
         &mut self,
         plan: &Plan,

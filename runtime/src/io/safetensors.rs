@@ -277,6 +277,84 @@ pub fn write<'a>(
         .map_err(|source| SafetensorsError::Io { path: path.to_path_buf(), source })
 }
 
+/// A tensor before its values are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Element type.
+    pub dtype: DType,
+    /// Extents, outermost first.
+    pub shape: &'a [u64],
+}
+
+/// The order of tensors in a file: wide elements first, then by name.
+pub fn sort_for_file(tensors: &mut [Listed<'_>]) {
+    tensors.sort_by_key(|tensor| (Reverse(tensor.dtype.bytes()), tensor.name));
+}
+
+/// Writes a file like [`write()`], one tensor in memory at a time: `value` gives each, in the order of
+/// [`sort_for_file`].
+///
+/// # Errors
+/// [`SafetensorsError::Unwritable`] for names that no file can have, before `value` is asked;
+/// [`SafetensorsError::Io`] for what the file system or `value` says, or a value of another length.
+pub fn write_streamed(
+    path: &Path,
+    mut tensors: Vec<Listed<'_>>,
+    value: &mut dyn FnMut(&str) -> io::Result<HostTensor>,
+) -> Result<(), SafetensorsError> {
+    sort_for_file(&mut tensors);
+    let (length, header) = header(&tensors, None)?;
+    atomic::write_with(path, |out| {
+        out.write_all(&length)?;
+        out.write_all(&header)?;
+        tensors.iter().try_for_each(|tensor| {
+            let found = value(tensor.name)?;
+            if (found.dtype(), found.shape()) != (tensor.dtype, tensor.shape) {
+                return Err(io::Error::other(format!("`{}` is of another type", tensor.name)));
+            }
+            out.write_all(found.bytes())
+        })
+    })
+    .map_err(|source| SafetensorsError::Io { path: path.to_path_buf(), source })
+}
+
+/// The length of a file's header, and the header, for tensors that follow in this order.
+fn header(
+    tensors: &[Listed<'_>],
+    metadata: Option<(&str, &str)>,
+) -> Result<([u8; 8], Vec<u8>), SafetensorsError> {
+    let unwritable = |what: String| SafetensorsError::Unwritable { what };
+    if tensors.len() > MAX_TENSORS {
+        return Err(unwritable(format!("{} tensors, limit {MAX_TENSORS}", tensors.len())));
+    }
+    let mut names = BTreeSet::new();
+    let mut infos = Vec::with_capacity(tensors.len());
+    let mut end = 0;
+    for Listed { name, dtype, shape } in tensors {
+        if *name == METADATA || !names.insert(*name) {
+            return Err(unwritable(format!("the name `{name}` is taken")));
+        }
+        let begin = end;
+        end += (shape.iter().product::<u64>() * dtype.bytes()) as usize;
+        let shape = shape.iter().map(|extent| *extent as usize).collect();
+        let dtype = stored_dtype(*dtype);
+        infos.push(((*name).to_owned(), TensorInfo { dtype, shape, data_offsets: (begin, end) }));
+    }
+    let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    let metadata = metadata.map(|pair| [text(pair)].into_iter().collect());
+    let header = Metadata::new(metadata, infos).map_err(|e| unwritable(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = header.len() as u64;
+    if length > MAX_HEADER_BYTES {
+        let what = format!("the header has {length} bytes, limit {MAX_HEADER_BYTES}");
+        return Err(unwritable(what));
+    }
+    Ok((length.to_le_bytes(), header))
+}
+
 /// Tensors laid out for one file.
 pub(super) struct Encoding<'a> {
     length: [u8; 8],
@@ -290,40 +368,16 @@ impl<'a> Encoding<'a> {
         tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>,
         metadata: Option<(&str, &str)>,
     ) -> Result<Self, SafetensorsError> {
-        let unwritable = |what: String| SafetensorsError::Unwritable { what };
         let mut tensors: Vec<_> = tensors.into_iter().collect();
         tensors.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype().bytes()), *name));
-        if tensors.len() > MAX_TENSORS {
-            return Err(unwritable(format!("{} tensors, limit {MAX_TENSORS}", tensors.len())));
-        }
-        let mut names = BTreeSet::new();
-        let mut infos = Vec::with_capacity(tensors.len());
-        let mut end = 0;
-        for (name, tensor) in &tensors {
-            if *name == METADATA || !names.insert(*name) {
-                return Err(unwritable(format!("the name `{name}` is taken")));
-            }
-            let begin = end;
-            end += tensor.bytes().len();
-            let shape = tensor.shape().iter().map(|extent| *extent as usize).collect();
-            let dtype = stored_dtype(tensor.dtype());
-            infos.push((
-                (*name).to_owned(),
-                TensorInfo { dtype, shape, data_offsets: (begin, end) },
-            ));
-        }
-        let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
-        let metadata = metadata.map(|pair| [text(pair)].into_iter().collect());
-        let header = Metadata::new(metadata, infos).map_err(|e| unwritable(e.to_string()))?;
-        let mut header = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let length = header.len() as u64;
-        if length > MAX_HEADER_BYTES {
-            return Err(unwritable(format!(
-                "the header has {length} bytes, limit {MAX_HEADER_BYTES}"
-            )));
-        }
-        Ok(Encoding { length: length.to_le_bytes(), header, tensors })
+        let listed = |(name, tensor): &(&'a str, &'a HostTensor)| Listed {
+            name,
+            dtype: tensor.dtype(),
+            shape: tensor.shape(),
+        };
+        let listing: Vec<Listed<'_>> = tensors.iter().map(listed).collect();
+        let (length, header) = header(&listing, metadata)?;
+        Ok(Encoding { length, header, tensors })
     }
 
     /// Hash of everything before the data.

@@ -4,9 +4,12 @@
 //! - Rows arrive ordered by (expert, rank they come from, their order there), which is the order
 //!   that one rank alone would have them in.
 //! - Counts are data from this step: they are held against the rows before anything is sent.
+//! - No more memory is taken than `Collective::staging_bytes` says: reductions and broadcasts work in
+//!   the operands' own places, [`SEGMENT_BYTES`] at a time.
 
-use perilune_plan::{Collective, CollectiveKind, DType, Reduction};
+use perilune_plan::{Collective, CollectiveKind, DType, Reduction, SEGMENT_BYTES};
 
+use super::joined::Joined;
 use crate::comm::{self, Combine, CommError, Communicator, Site};
 
 /// Why a collective failed.
@@ -48,7 +51,7 @@ impl Exchange<'_> {
         match collective.kind {
             CollectiveKind::AllReduce(reduction) => self.all_reduce(reduction, send),
             CollectiveKind::Reduce(reduction) => self.reduce(reduction, &collective.roots, send),
-            CollectiveKind::Broadcast => self.broadcast(&collective.roots, &send),
+            CollectiveKind::Broadcast => self.broadcast(&collective.roots, send),
             CollectiveKind::AllGather { outer } => self.all_gather(outer as usize, &send),
             CollectiveKind::ExchangeCounts => self.exchange_counts(&send),
             CollectiveKind::Dispatch { row } => self.dispatch(row, &send, lengths),
@@ -59,18 +62,24 @@ impl Exchange<'_> {
         }
     }
 
-    /// All operands as one piece of memory, reduced at once.
+    /// All operands as if they were one, a segment at a time, in their own places.
     fn all_reduce(
         &mut self,
         reduction: Reduction,
-        send: Vec<Bytes>,
+        mut send: Vec<Bytes>,
     ) -> Result<Vec<Vec<u8>>, Failed> {
-        let combine = combine(reduction);
+        let how = combine(reduction);
         let Some(dtype) = send.first().map(|bytes| bytes.dtype) else { return Ok(Vec::new()) };
-        let lengths: Vec<usize> = send.iter().map(|bytes| bytes.data.len()).collect();
-        let mut all: Vec<u8> = send.into_iter().flat_map(|bytes| bytes.data).collect();
-        comm::all_reduce(self.comm, &self.site, self.group, (combine, dtype), &mut all)?;
-        Ok(split(&all, &lengths).into_iter().map(<[u8]>::to_vec).collect())
+        // Whole shares of every rank, so that a rank sends as much as it would of all at once.
+        let share = self.group.len() * dtype.bytes() as usize;
+        let segment = (SEGMENT_BYTES as usize / share).max(1) * share;
+        let mut joined = Joined::of(send.iter_mut().map(|bytes| &mut bytes.data[..]));
+        for round in 0..joined.rounds(segment) {
+            let mut piece = joined.read(round, segment);
+            comm::all_reduce(self.comm, &self.site, self.group, (how, dtype), &mut piece)?;
+            joined.write((round, segment), &piece);
+        }
+        Ok(send.into_iter().map(|bytes| bytes.data).collect())
     }
 
     /// This rank's place in the group.
@@ -78,70 +87,74 @@ impl Exchange<'_> {
         self.group.iter().position(|rank| *rank == self.comm.rank()).unwrap_or(0)
     }
 
-    /// Every value combined on its root: each rank sends each root that root's values at once.
+    /// The values of each root, and how much of them is on the way at once.
+    fn by_root<'v>(&self, roots: &[u64], send: &'v mut [Bytes]) -> (Vec<Joined<'v>>, usize) {
+        let elem = send.first().map_or(1, |bytes| bytes.dtype.bytes() as usize);
+        let ranks = self.group.len();
+        let mut joined: Vec<Joined<'v>> = (0..ranks).map(|_| Joined::default()).collect();
+        for (bytes, root) in send.iter_mut().zip(roots) {
+            if let Some(of_root) = joined.get_mut(*root as usize) {
+                of_root.push(&mut bytes.data);
+            }
+        }
+        (joined, (SEGMENT_BYTES as usize / ranks.max(1) / elem).max(1) * elem)
+    }
+
+    /// Every value combined on its root: each rank sends each root pieces of that root's values.
     fn reduce(
         &mut self,
         reduction: Reduction,
         roots: &[u64],
-        send: Vec<Bytes>,
+        mut send: Vec<Bytes>,
     ) -> Result<Vec<Vec<u8>>, Failed> {
         let Some(dtype) = send.first().map(|bytes| bytes.dtype) else { return Ok(Vec::new()) };
-        let of_root = |root: usize| send.iter().zip(roots).filter(move |(_, r)| **r == root as u64);
-        let packed: Vec<Vec<u8>> = (0..self.group.len())
-            .map(|root| of_root(root).flat_map(|(bytes, _)| bytes.data.clone()).collect())
-            .collect();
         let own = self.place();
-        let lengths: Vec<usize> = packed.iter().map(Vec::len).collect();
-        let expected = vec![lengths[own]; self.group.len()];
-        let mut pieces = self.pieces(&packed.concat(), &lengths, &expected)?;
-        let mut views: Vec<&mut [u8]> = pieces.iter_mut().map(Vec::as_mut_slice).collect();
-        comm::reduce_pairwise(combine(reduction), dtype, &mut views)?;
-        let sizes: Vec<usize> = of_root(own).map(|(bytes, _)| bytes.data.len()).collect();
-        let mut combined = split(&pieces[0], &sizes).into_iter().map(<[u8]>::to_vec);
-        let results = send.iter().zip(roots).map(|(bytes, root)| match *root == own as u64 {
-            true => combined.next().unwrap_or_default(),
-            false => bytes.data.clone(),
-        });
-        Ok(results.collect())
+        let (mut joined, segment) = self.by_root(roots, &mut send);
+        for round in 0..rounds(&joined, segment) {
+            let packed: Vec<Vec<u8>> = joined.iter().map(|j| j.read(round, segment)).collect();
+            let expected = vec![packed[own].len(); self.group.len()];
+            let mut pieces = self.pieces(&views(&packed), &expected)?;
+            let mut places: Vec<&mut [u8]> = pieces.iter_mut().map(Vec::as_mut_slice).collect();
+            comm::reduce_pairwise(combine(reduction), dtype, &mut places)?;
+            joined[own].write((round, segment), &pieces[0]);
+        }
+        Ok(send.into_iter().map(|bytes| bytes.data).collect())
     }
 
-    /// Every value as its root has it: each rank sends the values whose root it is to all, at once.
-    fn broadcast(&mut self, roots: &[u64], send: &[Bytes]) -> Result<Vec<Vec<u8>>, Failed> {
-        let own = self.place() as u64;
-        let rooted = send.iter().zip(roots);
-        let mine: Vec<u8> = rooted
-            .clone()
-            .filter(|(_, root)| **root == own)
-            .flat_map(|(bytes, _)| bytes.data.clone())
-            .collect();
-        let length = |root: usize| {
-            let values = rooted.clone().filter(|(_, r)| **r == root as u64);
-            values.map(|(bytes, _)| bytes.data.len()).sum()
-        };
-        let mut parts: Vec<Vec<u8>> =
-            (0..self.group.len()).map(|root| vec![0; length(root)]).collect();
-        let mut places: Vec<&mut [u8]> = parts.iter_mut().map(Vec::as_mut_slice).collect();
-        comm::all_gather(self.comm, &self.site, self.group, &mine, &mut places)?;
-        let mut rest: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        let results = rooted.map(|(bytes, root)| {
-            let (value, tail) = rest[*root as usize].split_at(bytes.data.len());
-            rest[*root as usize] = tail;
-            value.to_vec()
-        });
-        Ok(results.collect())
+    /// Every value as its root has it: each rank sends pieces of the values whose root it is to all.
+    fn broadcast(&mut self, roots: &[u64], mut send: Vec<Bytes>) -> Result<Vec<Vec<u8>>, Failed> {
+        let own = self.place();
+        let (mut joined, segment) = self.by_root(roots, &mut send);
+        for round in 0..rounds(&joined, segment) {
+            let mine = joined[own].read(round, segment);
+            let mut parts: Vec<Vec<u8>> =
+                joined.iter().map(|j| vec![0; j.piece(round, segment).len()]).collect();
+            let mut places: Vec<&mut [u8]> = parts.iter_mut().map(Vec::as_mut_slice).collect();
+            comm::all_gather(self.comm, &self.site, self.group, &mine, &mut places)?;
+            for (of_root, part) in joined.iter_mut().zip(&parts) {
+                of_root.write((round, segment), part);
+            }
+        }
+        Ok(send.into_iter().map(|bytes| bytes.data).collect())
     }
 
     fn all_gather(&mut self, outer: usize, send: &[Bytes]) -> Result<Vec<Vec<u8>>, Failed> {
         let [part] = send else { return Err(misshapen()) };
-        let ranks = self.group.len();
-        let mut parts = vec![vec![0u8; part.data.len()]; ranks];
-        let mut places: Vec<&mut [u8]> = parts.iter_mut().map(Vec::as_mut_slice).collect();
+        let (ranks, length) = (self.group.len(), part.data.len());
+        let mut parts = vec![0u8; length * ranks];
+        let mut places: Vec<&mut [u8]> = match length {
+            0 => (0..ranks).map(|_| <&mut [u8]>::default()).collect(),
+            _ => parts.chunks_mut(length).collect(),
+        };
         comm::all_gather(self.comm, &self.site, self.group, &part.data, &mut places)?;
-        let piece = part.data.len() / outer.max(1);
-        let mut all = Vec::with_capacity(part.data.len() * ranks);
+        if outer <= 1 {
+            return Ok(vec![parts]);
+        }
+        let piece = length / outer;
+        let mut all = Vec::with_capacity(parts.len());
         for row in 0..outer {
-            for part in &parts {
-                all.extend_from_slice(&part[row * piece..(row + 1) * piece]);
+            for part in 0..ranks {
+                all.extend_from_slice(&parts[part * length + row * piece..][..piece]);
             }
         }
         Ok(vec![all])
@@ -151,21 +164,15 @@ impl Exchange<'_> {
         let [counts] = send else { return Err(misshapen()) };
         let piece = counts.data.len() / self.group.len().max(1);
         let lengths = vec![piece; self.group.len()];
-        let received = self.pieces(&counts.data, &lengths, &lengths)?;
+        let received = self.pieces(&split(&counts.data, &lengths), &lengths)?;
         Ok(vec![received.concat()])
     }
 
-    /// Sends consecutive pieces of `data` to the ranks of the group; gives what comes from each.
-    fn pieces(
-        &mut self,
-        data: &[u8],
-        lengths: &[usize],
-        expected: &[usize],
-    ) -> Result<Vec<Vec<u8>>, Failed> {
-        let send = split(data, lengths);
+    /// Sends a piece to each rank of the group; gives what comes from each.
+    fn pieces(&mut self, send: &[&[u8]], expected: &[usize]) -> Result<Vec<Vec<u8>>, Failed> {
         let mut received: Vec<Vec<u8>> = expected.iter().map(|length| vec![0; *length]).collect();
         let mut places: Vec<&mut [u8]> = received.iter_mut().map(Vec::as_mut_slice).collect();
-        self.comm.exchange(&self.site, self.group, &send, &mut places)?;
+        self.comm.exchange(&self.site, self.group, send, &mut places)?;
         Ok(received)
     }
 
@@ -179,7 +186,8 @@ impl Exchange<'_> {
         let row = (row * rows.dtype.bytes()) as usize;
         let sent = Counts::read(sent, self.group.len(), rows.data.len() / row)?;
         let received = Counts::read(received, self.group.len(), length / row)?;
-        let arrived = self.pieces(&rows.data, &sent.bytes(row), &received.bytes(row))?;
+        let leaving = split(&rows.data, &sent.bytes(row));
+        let arrived = self.pieces(&leaving, &received.bytes(row))?;
         let mut all = vec![0u8; *length];
         received.for_each_run(|run| {
             let (rank, from, to, count) = (run.rank, run.in_piece, run.in_all, run.rows);
@@ -206,17 +214,16 @@ impl Exchange<'_> {
         let packed = pack(&tokens.data, (row, per_token), &order.data, &sent)?;
         let counts: Vec<u8> =
             packed.iter().flat_map(|(count, _)| (*count as i32).to_le_bytes()).collect();
-        let arriving = self.pieces(&counts, &vec![4; ranks], &vec![4; ranks])?.concat();
+        let arriving = self.pieces(&split(&counts, &vec![4; ranks]), &vec![4; ranks])?.concat();
         let mut expected = Vec::with_capacity(ranks);
         for (count, rows) in integers(&arriving).zip(received.bytes(4)) {
             let count = usize::try_from(count).ok().filter(|n| *n <= rows / 4);
             let count = count.ok_or_else(|| Failed::Data("more tokens than rows".to_owned()))?;
             expected.push((count, count * row + rows));
         }
-        let outgoing: Vec<u8> = packed.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
-        let sizes: Vec<usize> = packed.iter().map(|(_, bytes)| bytes.len()).collect();
+        let leaving: Vec<&[u8]> = packed.iter().map(|(_, bytes)| bytes.as_slice()).collect();
         let coming: Vec<usize> = expected.iter().map(|(_, bytes)| *bytes).collect();
-        let arrived = self.pieces(&outgoing, &sizes, &coming)?;
+        let arrived = self.pieces(&leaving, &coming)?;
         let mut all = vec![0u8; *length];
         let mut outside = false;
         received.for_each_run(|run| {
@@ -255,8 +262,9 @@ impl Exchange<'_> {
             let piece = &rows.data[from * row..(from + count) * row];
             back[rank][to * row..(to + count) * row].copy_from_slice(piece);
         });
-        let home = self.pieces(&back.concat(), &received.bytes(row), &sent.bytes(row))?;
-        let mut all = home.concat();
+        let home = self.pieces(&views(&back), &sent.bytes(row))?;
+        let mut all = Vec::with_capacity(*length);
+        home.iter().for_each(|rows| all.extend_from_slice(rows));
         all.resize(*length, 0);
         Ok(vec![all])
     }
@@ -273,8 +281,10 @@ fn pack(
     let mut packed = Vec::with_capacity(sent.by_rank.len());
     for counts in &sent.by_rank {
         let mut place_of: Vec<Option<usize>> = vec![None; tokens.len() / row.max(1)];
-        let (mut held, mut places, mut count) = (Vec::new(), Vec::new(), 0usize);
-        for slot in slots.by_ref().take(counts.iter().sum()) {
+        let rows: usize = counts.iter().sum();
+        let (mut held, mut count) = (Vec::with_capacity(rows * (row + 4)), 0usize);
+        let mut places = Vec::with_capacity(rows * 4);
+        for slot in slots.by_ref().take(rows) {
             let token = usize::try_from(slot).ok().map(|slot| slot / per_token.max(1));
             let token = token.filter(|token| *token < place_of.len());
             let token = token.ok_or_else(|| Failed::Data(format!("no slot {slot}")))?;
@@ -294,6 +304,17 @@ fn pack(
 /// Bytes as i32.
 fn integers(bytes: &[u8]) -> impl Iterator<Item = i32> {
     bytes.chunks_exact(4).map(|w| i32::from_le_bytes([w[0], w[1], w[2], w[3]]))
+}
+
+/// Pieces as they are sent.
+fn views(pieces: &[Vec<u8>]) -> Vec<&[u8]> {
+    pieces.iter().map(Vec::as_slice).collect()
+}
+
+/// Exchanges that the longest of some values need, a piece of each in every one; at least one, in
+/// which the ranks meet.
+fn rounds(joined: &[Joined<'_>], piece: usize) -> usize {
+    joined.iter().map(|of_root| of_root.rounds(piece)).max().unwrap_or(1)
 }
 
 /// Consecutive pieces.

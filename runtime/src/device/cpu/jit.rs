@@ -45,6 +45,7 @@ impl Kernel {
 pub struct Kernels {
     kernels: Vec<Kernel>,
     module: Option<JITModule>,
+    code_bytes: u64,
 }
 
 /// What a thread hands back after compiling one kernel.
@@ -87,6 +88,7 @@ impl Kernels {
 
         let mut module = JITModule::new(JITBuilder::with_isa(isa, default_libcall_names()));
         let mut ids = Vec::with_capacity(distinct.len());
+        let mut code_bytes = 0;
         for (i, (decl, slot)) in distinct.iter().zip(slots).enumerate() {
             let fail = |what: String| RuntimeError::Kernel { kernel: decl.name.clone(), what };
             let code = slot.into_inner().ok().flatten();
@@ -94,13 +96,19 @@ impl Kernels {
                 (Some(code), _) => code.map_err(fail)?,
                 (None, _) => return Err(fail("the code generator failed".to_owned())),
             };
+            code_bytes += code.bytes.len() as u64;
             ids.push(define(&mut module, i, &decl.name, &code).map_err(fail)?);
         }
         module.finalize_definitions().map_err(|error| RuntimeError::Host {
             what: format!("code memory cannot be made executable: {error}"),
         })?;
         let kernels = uses.iter().map(|i| Kernel { code: entry_point(&module, ids[*i]) }).collect();
-        Ok(Kernels { kernels, module: Some(module) })
+        Ok(Kernels { kernels, module: Some(module), code_bytes })
+    }
+
+    /// Bytes of machine code.
+    pub fn code_bytes(&self) -> u64 {
+        self.code_bytes
     }
 
     /// The kernel at an index of the plan's list.

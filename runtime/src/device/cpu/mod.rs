@@ -68,6 +68,10 @@ impl Device for Cpu {
         self.pool.threads()
     }
 
+    fn code_bytes(&self) -> u64 {
+        self.kernels.code_bytes()
+    }
+
     fn bind(
         &mut self,
         plan: &Plan,

@@ -28,5 +28,6 @@ pub mod parity;
 pub mod report;
 pub mod summary;
 pub mod collectives;
+pub mod schedule;
 pub mod dot;
 pub mod commands;

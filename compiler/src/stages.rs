@@ -51,7 +51,11 @@ pub const STAGES: [Stage; 11] = [
         run: epilogue::run,
     },
     Stage { name: "schedule", summary: "calls in the order they run", run: schedule::run },
-    Stage { name: "overlap", summary: "collectives beside kernels, on many ranks", run: overlap::run },
+    Stage {
+        name: "overlap",
+        summary: "collectives beside kernels, on many ranks",
+        run: overlap::run,
+    },
     Stage { name: "outline", summary: "kernels named after what they do", run: outline::run },
     Stage { name: "bufferise", summary: "a place for every value", run: bufferise::run },
 ];

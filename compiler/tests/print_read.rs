@@ -466,7 +466,7 @@ fn random_program(seed: u64) -> Program {
     for (i, call) in entry.calls.iter_mut().enumerate() {
         let first = i as u32 + 2;
         if kernels[call.kernel as usize].collective().is_some() && first <= count {
-            call.until = Some(first + rng.below(u64::from(count - first) + 1) as u32);
+            call.until = Some(first + rng.below((count - first) as usize + 1) as u32);
         }
     }
     entry.results = vec![

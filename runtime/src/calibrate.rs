@@ -21,7 +21,8 @@ pub fn fit(plan: &Plan, profile: &Profile) -> Option<Machine> {
     let shortest = quantile(work.iter().map(|(_, ns)| *ns).collect(), 0.02)?;
     let rates = work.iter().filter(|(w, _)| w.class == Class::Loops && w.bytes >= ENOUGH_BYTES);
     let rates = rates.map(|(w, ns)| 1e9 * w.bytes as f64 / (ns - shortest).max(1.0));
-    let mut machine = Machine { name: "calibrated".to_owned(), step_ns: shortest, ..Machine::default() };
+    let mut machine =
+        Machine { name: "calibrated".to_owned(), step_ns: shortest, ..Machine::default() };
     if let Some(fast) = quantile(rates.collect(), 0.9) {
         machine.memory_bytes = fast;
     }
@@ -59,10 +60,7 @@ fn entry<'p>(plan: &'p Plan, slice: &Slice) -> Option<&'p Entry> {
 }
 
 /// What the profiled kernels had to do.
-fn kernels<'p>(
-    plan: &'p Plan,
-    profile: &'p Profile,
-) -> impl Iterator<Item = (Work, &'p Slice)> {
+fn kernels<'p>(plan: &'p Plan, profile: &'p Profile) -> impl Iterator<Item = (Work, &'p Slice)> {
     profile.slices().iter().filter_map(|slice| {
         let entry = entry(plan, slice)?;
         let work = entry.steps.get(slice.step)?.work(plan, entry);

@@ -17,9 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use perilune_plan::{
-    Buffer, DType, Entry, FetchDecl, Place, Plan, Step, TensorDecl,
-};
+use perilune_plan::{Buffer, DType, Entry, FetchDecl, Place, Plan, Step, TensorDecl};
 
 use self::lane::{Lane, Runner};
 use self::run::Run;

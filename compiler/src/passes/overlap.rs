@@ -23,14 +23,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use perilune_plan::Machine;
+use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::EdgeRef;
 
 use self::clock::Clock;
 use self::unit::Unit;
 use super::bufferise::is_alias;
 use super::renumber;
-use crate::program::{Call, EntryFn, Kernel, Program};
+use crate::program::{Call, EntryFn, Kernel, Program, Slot};
 
 /// How many times the memory of the order before an overlapped order may take.
 const SLACK: u64 = 2;
@@ -70,7 +70,7 @@ fn extend(entry: &mut EntryFn, kernels: &[Kernel]) {
     let mut source: Vec<Option<usize>> = vec![None; slots];
     let mut until = vec![entry.calls.len(); entry.calls.len()];
     for (i, call) in entry.calls.iter().enumerate() {
-        let from = |slot: &crate::program::Slot| source[slot.0 as usize];
+        let from = |slot: &Slot| source[slot.0 as usize];
         if is_alias(&kernels[call.kernel as usize]) {
             source[call.first_result.0 as usize] = from(&call.args[0]);
             continue;
@@ -82,15 +82,13 @@ fn extend(entry: &mut EntryFn, kernels: &[Kernel]) {
             call.results(kernels).for_each(|slot| source[slot.0 as usize] = Some(i));
         }
     }
+    // An epilogue runs with the call before it, which so waits for what it reads.
+    let follows = |call: &Call| call.epilogue.is_some();
+    let start = |call: usize| call - usize::from(entry.calls.get(call).is_some_and(follows));
+    let until: Vec<usize> = until.into_iter().map(start).collect();
     for (i, call) in entry.calls.iter_mut().enumerate() {
-        // An epilogue runs with the call before it.
-        let waits = until[i];
-        call.until = is_collective(kernels, call).then_some(waits as u32).filter(|u| *u as usize > i + 1);
-    }
-    let epilogue: Vec<bool> = entry.calls.iter().map(|c| c.epilogue.is_some()).collect();
-    for call in &mut entry.calls {
-        let with = |u: &u32| epilogue.get(*u as usize).is_some_and(|e| *e);
-        call.until = call.until.map(|u| if with(&u) { u - 1 } else { u });
+        let beside = is_collective(kernels, call) && until[i] > i + 1;
+        call.until = beside.then_some(until[i] as u32);
     }
 }
 
@@ -126,8 +124,8 @@ impl<'a> Scheduler<'a> {
             let behind = graph.neighbors(NodeIndex::new(u)).map(|next| way[next.index()]);
             way[u] = behind.max().unwrap_or(0) + graph[NodeIndex::new(u)].time_ns();
         }
-        let needs = |u| graph.edges_directed(NodeIndex::new(u), petgraph::Incoming);
-        let missing: Vec<usize> = (0..count).map(|u| needs(u).map(|e| e.source()).count()).collect();
+        let needs = |u| graph.neighbors_directed(NodeIndex::new(u), Direction::Incoming).count();
+        let missing: Vec<usize> = (0..count).map(needs).collect();
         let first = (0..count).filter(|u| missing[*u] == 0);
         Scheduler {
             coming: first.map(|u| Reverse((0, u))).collect(),

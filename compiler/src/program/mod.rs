@@ -402,7 +402,8 @@ impl Kernel {
     pub fn flops(&self) -> u64 {
         let of = |op: &KernelOp| match &op.kind {
             OpKind::Generic(g) => {
-                let counts = |s: &&ScalarOp| matches!(s, ScalarOp::Unary(..) | ScalarOp::Binary(..));
+                let counts =
+                    |s: &&ScalarOp| matches!(s, ScalarOp::Unary(..) | ScalarOp::Binary(..));
                 let body = g.body.ops.iter().filter(counts).count() as u64;
                 (body + u64::from(g.combine.is_some())).saturating_mul(g.points())
             }

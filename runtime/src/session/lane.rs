@@ -66,7 +66,12 @@ pub(super) enum Lane<'a> {
     /// Collectives run where they are waited for: nothing in the entry runs beside them.
     Inline { runner: Runner<'a>, started: Option<Job> },
     /// Collectives run on a thread of their own.
-    Thread { jobs: Sender<Job>, done: Receiver<Done>, early: BTreeMap<usize, Done>, stop: &'a AtomicBool },
+    Thread {
+        jobs: Sender<Job>,
+        done: Receiver<Done>,
+        early: BTreeMap<usize, Done>,
+        stop: &'a AtomicBool,
+    },
 }
 
 impl<'a> Lane<'a> {

@@ -10,8 +10,8 @@ use std::time::Instant;
 use perilune_plan::{Collective, Entry, Plan, StepOp, timeline};
 
 use super::collective::{Bytes, Failed};
-use super::lane::{Job, Lane};
 use super::failed;
+use super::lane::{Job, Lane};
 use crate::RuntimeError;
 use crate::device::{Device, Piece, StepFailure};
 use crate::profile::{Profile, Slice};
@@ -108,7 +108,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn record(&mut self, step: usize, (begin, end): (Instant, Instant), edit: impl FnOnce(&mut Slice)) {
+    fn record(
+        &mut self,
+        step: usize,
+        (begin, end): (Instant, Instant),
+        edit: impl FnOnce(&mut Slice),
+    ) {
         let Some((profile, start)) = &mut self.profile else { return };
         let mut slice = Slice::of(self.plan, self.entry, step);
         slice.start_ns = begin.duration_since(*start).as_nanos() as u64;

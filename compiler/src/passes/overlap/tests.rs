@@ -5,8 +5,8 @@ use perilune_plan::{Link, Machine};
 use super::*;
 use crate::ops::generic::{body_of, elementwise};
 use crate::program::{
-    ArgKind, Collective, CollectiveKind, Combine, DialectOp, EntryArg, EntryResult, KernelOp, OpKind,
-    ResultTarget, Slot, V,
+    ArgKind, Collective, CollectiveKind, Combine, DialectOp, EntryArg, EntryResult, KernelOp,
+    OpKind, ResultTarget, Slot, V,
 };
 use crate::scalar::Unary;
 use crate::types::{DType, Type};
@@ -64,7 +64,13 @@ fn entry(calls: &[(u32, Option<usize>)]) -> EntryFn {
         shard: None,
     };
     EntryFn {
-        args: vec![EntryArg { name: "x".into(), ty, kind: ArgKind::Feed, shard: None, owner: None }],
+        args: vec![EntryArg {
+            name: "x".into(),
+            ty,
+            kind: ArgKind::Feed,
+            shard: None,
+            owner: None,
+        }],
         calls: calls.iter().enumerate().map(call).collect(),
         results: (0..calls.len()).filter(|i| !read(*i)).map(result).collect(),
         ..EntryFn::default()
@@ -86,7 +92,8 @@ fn ordered(calls: &[(u32, Option<usize>)]) -> (Vec<usize>, Vec<(usize, u32)>) {
 #[test]
 fn what_does_not_need_a_collective_runs_beside_it() {
     // 0 → exchange 1 → 2, and 3, 4 on their own.
-    let calls = [(LOOPS, None), (EXCHANGE, Some(0)), (LOOPS, Some(1)), (LOOPS, None), (LOOPS, Some(3))];
+    let calls =
+        [(LOOPS, None), (EXCHANGE, Some(0)), (LOOPS, Some(1)), (LOOPS, None), (LOOPS, Some(3))];
     let (order, flights) = ordered(&calls);
     assert_eq!(order, [0, 1, 3, 4, 2]);
     assert_eq!(flights, [(1, 4)], "it is waited for by the call that reads it");
@@ -106,7 +113,13 @@ fn two_chains_of_exchanges_take_turns() {
     ];
     let (order, flights) = ordered(&calls);
     assert_eq!(order, [0, 1, 4, 5, 2, 3, 6, 7]);
-    assert_eq!(flights, [(1, 4), (3, 6), (5, 8), (7, 8)].into_iter().filter(|(i, u)| *u as usize > i + 1).collect::<Vec<_>>());
+    assert_eq!(
+        flights,
+        [(1, 4), (3, 6), (5, 8), (7, 8)]
+            .into_iter()
+            .filter(|(i, u)| *u as usize > i + 1)
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]

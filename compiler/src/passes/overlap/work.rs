@@ -51,7 +51,10 @@ fn operations(kernel: &Kernel) -> (Class, u64) {
                 return (Class::Ragged, product(&[2, ty(0).shape[0], m, n]));
             }
             OpKind::Dialect(DialectOp::Attention { causal, .. }) => {
-                return (Class::Attention, logits(ty(0), ty(1), *causal).saturating_mul(2 * dims(ty(0), ty(2))));
+                return (
+                    Class::Attention,
+                    logits(ty(0), ty(1), *causal).saturating_mul(2 * dims(ty(0), ty(2))),
+                );
             }
             OpKind::Dialect(DialectOp::AttentionGrad { causal, .. }) => {
                 let (qk, v) = (ty(0).shape[3], ty(2).shape[3]);
@@ -104,7 +107,8 @@ fn exchanges(kind: CollectiveKind) -> u64 {
 fn sent(kernel: &Kernel, collective: &Collective, ranks: f64) -> f64 {
     let params = kernel.params.iter().map(|t| t.bytes() as f64);
     let first = kernel.params.first();
-    let row = first.map_or(0.0, |t| t.bytes() as f64 / t.shape.first().copied().unwrap_or(1).max(1) as f64);
+    let row = first
+        .map_or(0.0, |t| t.bytes() as f64 / t.shape.first().copied().unwrap_or(1).max(1) as f64);
     let others = 1.0 - 1.0 / ranks;
     match collective.kind {
         CollectiveKind::AllReduce(_) => 2.0 * others * params.sum::<f64>(),

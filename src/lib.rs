@@ -29,5 +29,6 @@ pub mod parity;
 pub mod report;
 pub mod summary;
 pub mod collectives;
+pub mod schedule;
 pub mod dot;
 pub mod commands;

@@ -12,8 +12,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use perilune_plan::timeline::Lane;
 use perilune_plan::{DType, Entry, FeedDecl, Mesh};
 use perilune_runtime::data::{Batch, BatchShape, DataError, Dataset, Tokens};
+use perilune_runtime::profile::Slice;
 use perilune_runtime::{Fetches, HostTensor, Session, shards};
 
 use crate::corpus::Corpus;
@@ -412,10 +414,11 @@ fn numbers(value: &HostTensor) -> Result<Vec<f64>, Failure> {
     })
 }
 
-/// Time by node; nodes of repeated layers (`layers.3.attn`) are added up as `layers.*.attn`.
+/// Time by node on the lane that computes, waiting for collectives included; nodes of repeated layers (`layers.3.attn`) are added up as `layers.*.attn`.
 fn profile(session: &Session, settings: &Settings) -> Profile {
     let mut rows: BTreeMap<(String, String), ProfileRow> = BTreeMap::new();
-    for slice in session.profile().slices().iter().filter(|s| s.entry == TRAIN_STEP) {
+    let computes = |s: &&Slice| s.entry == TRAIN_STEP && s.lane == Lane::Compute;
+    for slice in session.profile().slices().iter().filter(computes) {
         let node = match slice.nodes.split_first() {
             Some((first, [])) => pattern(first),
             Some((first, rest)) => format!("{} + {}", pattern(first), rest.len()),

@@ -81,6 +81,7 @@ mod tests {
             name: "weights".into(),
             target: "cpu".into(),
             mesh: Mesh::default(),
+            machine: None,
             tensors,
             kernels: Vec::new(),
             entries: Vec::new(),

@@ -21,7 +21,8 @@ pub fn import(name: &str, graphs: &[&Graph]) -> Program {
     let mut kernels = Kernels::default();
     let entries = graphs.iter().map(|g| entry(g, &mut kernels)).collect();
     let mesh = graphs.first().map(|g| g.placement.mesh.clone()).unwrap_or_default();
-    Program { name: name.to_owned(), mesh, kernels: kernels.finish(), entries }
+    let machine = graphs.first().and_then(|g| g.placement.machine.clone());
+    Program { name: name.to_owned(), mesh, machine, kernels: kernels.finish(), entries }
 }
 
 /// Kernels by structure, named in order of first use.
@@ -84,6 +85,7 @@ fn entry(graph: &Graph, kernels: &mut Kernels) -> EntryFn {
             first_result,
             nodes,
             epilogue: None,
+            until: None,
             only: first.and_then(|v| graph.placement.only.get(v)).cloned(),
             decisions: decision.cloned().into_iter().collect(),
         });

@@ -53,6 +53,7 @@ pub fn build(
         name: program.name.clone(),
         target: target.name().to_owned(),
         mesh: program.mesh.clone(),
+        machine: program.machine.clone(),
         tensors: tensors.into_iter().collect(),
         kernels: cx.kernels,
         entries,
@@ -154,7 +155,11 @@ impl Planner<'_> {
             layout.ok_or_else(|| broken(&format!("entry `{}` has no layout", entry.name)))?;
         let mut buffers = Buffers::new(entry, &self.program.kernels, &layout.places, tensors);
         let mut steps: Vec<plan::Step> = Vec::new();
+        let mut first_step = Vec::with_capacity(entry.calls.len() + 1);
+        let mut flying = Vec::new();
         for call in &entry.calls {
+            first_step.push(steps.len() as u32);
+            flying.extend(call.until.map(|until| (steps.len(), until)));
             let Some(op) = self.step(call, &mut buffers)? else { continue };
             let nodes: Vec<u32> =
                 call.nodes.iter().map(|n| self.nodes.insert_full(n.clone()).0 as u32).collect();
@@ -164,6 +169,13 @@ impl Planner<'_> {
                     before.nodes.extend(nodes);
                 }
                 (_, op, _) => steps.push(plan::Step { op, nodes, only: call.only.clone() }),
+            }
+        }
+        first_step.push(steps.len() as u32);
+        for (step, call) in flying {
+            if let plan::StepOp::Collective(c) = &mut steps[step].op {
+                let until = first_step[call as usize];
+                c.until = Some(until).filter(|until| *until as usize > step + 1);
             }
         }
         let fetches = buffers.results(entry, &mut steps, &mut self.nodes);

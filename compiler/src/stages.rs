@@ -9,7 +9,8 @@
 //! - This list is the pipeline: [`compile`](mod@crate::compile) runs it and nothing else.
 
 use crate::passes::{
-    bufferise, canonicalize_cse, epilogue, fuse, outline, preserve_old_values, schedule, views,
+    bufferise, canonicalize_cse, epilogue, fuse, outline, overlap, preserve_old_values, schedule,
+    views,
 };
 use crate::program::Program;
 use crate::program::normal::normalise;
@@ -25,7 +26,7 @@ pub struct Stage {
 }
 
 /// Every stage in order; the first is what `import` gives.
-pub const STAGES: [Stage; 10] = [
+pub const STAGES: [Stage; 11] = [
     Stage { name: "import", summary: "one call for each node, one-op kernels", run: |_| () },
     Stage {
         name: "canonicalize",
@@ -50,6 +51,11 @@ pub const STAGES: [Stage; 10] = [
         run: epilogue::run,
     },
     Stage { name: "schedule", summary: "calls in the order they run", run: schedule::run },
+    Stage {
+        name: "overlap",
+        summary: "collectives beside kernels, on many ranks",
+        run: overlap::run,
+    },
     Stage { name: "outline", summary: "kernels named after what they do", run: outline::run },
     Stage { name: "bufferise", summary: "a place for every value", run: bufferise::run },
 ];

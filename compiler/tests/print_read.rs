@@ -17,7 +17,7 @@ use perilune_compiler::program::{
 };
 use perilune_compiler::scalar::{Binary, Body, Cmp, S, ScalarOp, Unary};
 use perilune_compiler::types::{DType, Type};
-use perilune_plan::Only;
+use perilune_plan::{Machine, Only};
 use proptest::prelude::*;
 
 /// Numbers from a seed.
@@ -457,7 +457,16 @@ fn random_program(seed: u64) -> Program {
             let decisions = (0..rng.below(3)).map(|_| random_decision(rng)).collect();
             let kernel = k as u32;
             let only = some_ranks(rng);
-            entry.calls.push(Call { kernel, args, first_result, nodes, epilogue, only, decisions });
+            let until = None;
+            let call = Call { kernel, args, first_result, nodes, epilogue, only, until, decisions };
+            entry.calls.push(call);
+        }
+    }
+    let count = entry.calls.len() as u32;
+    for (i, call) in entry.calls.iter_mut().enumerate() {
+        let first = i as u32 + 2;
+        if kernels[call.kernel as usize].collective().is_some() && first <= count {
+            call.until = Some(first + rng.below((count - first) as usize + 1) as u32);
         }
     }
     entry.results = vec![
@@ -480,7 +489,8 @@ fn random_program(seed: u64) -> Program {
     }
     let forward = EntryFn { name: "forward".into(), ..EntryFn::default() };
     let mesh = rng.pick(&["", "dp=2,ep=3"]).parse().expect("a mesh");
-    Program { name: "toy/\"train\"".into(), mesh, kernels, entries: vec![entry, forward] }
+    let machine = (rng.below(2) == 0).then(Machine::default);
+    Program { name: "toy/\"train\"".into(), mesh, machine, kernels, entries: vec![entry, forward] }
 }
 
 proptest! {

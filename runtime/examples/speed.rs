@@ -45,6 +45,7 @@ fn plan(elems: &[u64], op: StepOp) -> Plan {
         name: "speed".to_owned(),
         target: "cpu".to_owned(),
         mesh: Mesh::default(),
+        machine: None,
         tensors: Vec::new(),
         kernels: Vec::new(),
         entries: vec![entry],

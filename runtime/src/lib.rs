@@ -21,6 +21,7 @@ pub mod io;
 pub mod data;
 mod error;
 pub mod profile;
+pub mod calibrate;
 mod session;
 pub mod shards;
 mod tensor;

@@ -9,6 +9,9 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use perilune_plan::timeline::{Happens, Lane};
+use perilune_plan::{Entry, Machine, Plan};
+
 /// One timed step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
@@ -28,9 +31,46 @@ pub struct Slice {
     pub flops: u64,
     /// Bytes touched if every operand is touched once.
     pub bytes: u64,
+    /// What it runs beside.
+    pub lane: Lane,
     /// What was executed, where the device counts it.
     pub counts: Option<Counts>,
 }
+
+impl Slice {
+    /// A step's name and work, with no time yet.
+    pub(crate) fn of(plan: &Plan, entry: &Entry, index: usize) -> Slice {
+        let step = &entry.steps[index];
+        let work = step.work(plan, entry);
+        let named = step.nodes.iter().filter_map(|node| plan.nodes.get(*node as usize));
+        Slice {
+            entry: entry.name.clone(),
+            step: index,
+            kernel: step.title(plan),
+            nodes: named.cloned().collect(),
+            start_ns: 0,
+            duration_ns: 0,
+            flops: work.flops.saturating_add(work.epilogue_flops),
+            bytes: work.bytes,
+            lane: Lane::Compute,
+            counts: None,
+        }
+    }
+
+    /// The time in which kernels wait for a collective, in place of the collective.
+    pub(crate) fn await_it(&mut self) {
+        self.kernel = format!("{WAIT}{}", self.kernel);
+        (self.flops, self.bytes) = (0, 0);
+    }
+
+    /// Whether kernels wait for a collective.
+    pub fn is_wait(&self) -> bool {
+        self.kernel.starts_with(WAIT)
+    }
+}
+
+/// How a slice of waiting is called, before the name of the collective.
+const WAIT: &str = "wait for ";
 
 /// What a device counted while a step ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +119,23 @@ impl Total {
 }
 
 impl Profile {
+    /// The profile that an entry is predicted to have on a machine; with `overlap`, with collectives
+    /// beside kernels as the plan lets them.
+    pub fn predicted(plan: &Plan, entry: &Entry, (machine, overlap): (&Machine, bool)) -> Profile {
+        let spans = entry.timeline(plan, machine, overlap).spans;
+        let slices = spans.into_iter().map(|span| {
+            let mut slice = Slice::of(plan, entry, span.step);
+            slice.start_ns = span.start_ns as u64;
+            slice.duration_ns = span.duration_ns as u64;
+            slice.lane = span.lane;
+            if span.happens == Happens::Awaited {
+                slice.await_it();
+            }
+            slice
+        });
+        Profile { slices: slices.collect() }
+    }
+
     /// All slices, in the order they ran.
     pub fn slices(&self) -> &[Slice] {
         &self.slices
@@ -111,16 +168,22 @@ impl Profile {
     /// What the writer says.
     pub fn write_trace(&self, out: &mut dyn Write) -> std::io::Result<()> {
         out.write_all(b"{\"traceEvents\":[")?;
-        for (i, slice) in self.slices.iter().enumerate() {
-            if i > 0 {
-                out.write_all(b",")?;
-            }
+        for lane in [Lane::Compute, Lane::Communication] {
+            let name = serde_json::json!({
+                "name": "thread_name", "ph": "M", "pid": 0, "tid": lane as u32,
+                "args": { "name": lane.name() },
+            });
+            let comma = if lane == Lane::Compute { "" } else { "," };
+            write!(out, "{comma}\n{name}")?;
+        }
+        for slice in &self.slices {
+            out.write_all(b",")?;
             let mut event = serde_json::json!({
                 "name": slice.kernel,
                 "cat": slice.entry,
                 "ph": "X",
                 "pid": 0,
-                "tid": 0,
+                "tid": slice.lane as u32,
                 "ts": slice.start_ns as f64 / 1e3,
                 "dur": slice.duration_ns as f64 / 1e3,
                 "args": {
@@ -180,6 +243,7 @@ mod tests {
             duration_ns,
             flops: 10,
             bytes: 20,
+            lane: Lane::Compute,
             counts: None,
         }
     }
@@ -207,9 +271,10 @@ mod tests {
         let mut out = Vec::new();
         profile.write_trace(&mut out).expect("writing to memory");
         let trace: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
-        assert_eq!(trace["traceEvents"][0]["args"]["nodes"][0], "layers.0.\"x\"");
-        assert_eq!(trace["traceEvents"][0]["dur"], 2.0);
-        assert_eq!(trace["traceEvents"][0]["args"]["lane_instructions"], serde_json::Value::Null);
-        assert_eq!(trace["traceEvents"][1]["args"]["lane_instructions"], 96);
+        assert_eq!(trace["traceEvents"][1]["args"]["name"], "communication");
+        assert_eq!(trace["traceEvents"][2]["args"]["nodes"][0], "layers.0.\"x\"");
+        assert_eq!(trace["traceEvents"][2]["dur"], 2.0);
+        assert_eq!(trace["traceEvents"][2]["args"]["lane_instructions"], serde_json::Value::Null);
+        assert_eq!(trace["traceEvents"][3]["args"]["lane_instructions"], 96);
     }
 }

@@ -6,24 +6,27 @@
 //! - Persistent tensors are shared by all entries; the arena is too, and holds nothing between runs.
 //! - Feeds are copied in and checked against their declarations before the first step; a rank's
 //!   coordinates in the mesh are feeds that the session gives by itself.
-//! - Collectives pass between devices through the host's memory.
+//! - Collectives pass between devices through the host's memory, beside kernels where the plan lets
+//!   them.
 
 mod joined;
 mod collective;
+mod lane;
+mod run;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use perilune_plan::{
-    Buffer, Collective, DType, Entry, FetchDecl, Place, Plan, Step, StepOp, TensorDecl,
-};
+use perilune_plan::{Buffer, DType, Entry, FetchDecl, Place, Plan, Step, TensorDecl};
 
-use self::collective::{Bytes, Exchange, Failed};
+use self::lane::{Lane, Runner};
+use self::run::Run;
 use crate::comm::{self, Communicator, Single, Site};
 
 use crate::device::cpu::memory::ALIGNMENT;
 use crate::device::{self, Device, DeviceKind, Piece, StepFailure, Storage};
-use crate::profile::{Counts, Profile, Slice};
+use crate::profile::Profile;
 use crate::shards;
 use crate::tensor::{byte_count, type_name};
 use crate::{HostTensor, KernelFindings, RuntimeError};
@@ -257,52 +260,16 @@ impl Session {
     }
 
     fn run_steps(&mut self, index: usize) -> Result<(), RuntimeError> {
-        for i in 0..self.plan.entries[index].steps.len() {
-            let begin = self.options.profile.then(Instant::now);
-            let counts = self.run_step(index, i, begin.is_some())?;
-            let entry = &self.plan.entries[index];
-            if let Some(begin) = begin {
-                let mut slice = describe(&self.plan, entry, i);
-                slice.duration_ns = begin.elapsed().as_nanos() as u64;
-                slice.start_ns = begin.duration_since(self.start).as_nanos() as u64;
-                slice.counts = counts;
-                self.profile.push(slice);
-            }
-        }
-        Ok(())
-    }
-
-    fn run_step(
-        &mut self,
-        index: usize,
-        step: usize,
-        measure: bool,
-    ) -> Result<Option<Counts>, RuntimeError> {
-        let entry = &self.plan.entries[index];
-        if !self.plan.mesh.among(self.comm.rank(), entry.steps[step].only.as_ref()) {
-            return Ok(None);
-        }
-        let ran = match &entry.steps[step].op {
-            StepOp::Collective(collective) => {
-                let node = first_node(&self.plan, entry, step);
-                let name = collective.kind.name();
-                let site = Site { entry: &entry.name, step, name, node: &node };
-                let buffers = (&entry.buffers[..], &self.exchanges[index].places[..]);
-                let group = self.plan.mesh.group(self.comm.rank(), &collective.axes);
-                let comm = self.comm.as_mut();
-                let exchange = Exchange { comm, site, group: &group };
-                run_collective(exchange, collective, (self.device.as_mut(), buffers)).map(|()| None)
-            }
-            StepOp::Launch(_)
-            | StepOp::Contract(_)
-            | StepOp::Ragged(_)
-            | StepOp::Attention(_)
-            | StepOp::AttentionGrad(_)
-            | StepOp::Copy { .. } => self.device.run(index, step, measure).map_err(Stopped::Step),
-        };
-        ran.map_err(|stopped| match stopped {
-            Stopped::Step(failure) => failed(&self.plan, (entry, step), failure),
-            Stopped::Error(error) => error,
+        let Session { device, comm, exchanges, plan, options, profile, start, .. } = self;
+        let (plan, entry, rank) = (&*plan, &plan.entries[index], comm.rank());
+        let (stop, places) = (AtomicBool::new(false), &exchanges[index].places[..]);
+        std::thread::scope(|scope| {
+            let runner = Runner { comm: comm.as_mut(), plan, entry };
+            let lane = Lane::new(runner, (scope, &stop));
+            let (device, flying) = (device.as_mut(), BTreeMap::new());
+            let profile = options.profile.then_some((profile, *start));
+            let run = Run { device, lane, plan, entry, index, rank, places, flying, profile };
+            run.all()
         })
     }
 
@@ -433,36 +400,6 @@ impl Session {
         let index = *self.tensor_index.get(name).ok_or_else(unknown)?;
         Ok(&self.plan.tensors[index])
     }
-}
-
-/// Why a step did not come to its end.
-enum Stopped {
-    Step(StepFailure),
-    Error(RuntimeError),
-}
-
-/// Runs a collective on the buffers of a device.
-fn run_collective(
-    mut exchange: Exchange<'_>,
-    collective: &Collective,
-    (device, (buffers, places)): (&mut dyn Device, (&[Buffer], &[Piece])),
-) -> Result<(), Stopped> {
-    let error = Stopped::Error;
-    let place = |n: &u32| places[*n as usize];
-    let bytes = |n: &u32| -> Result<Bytes, RuntimeError> {
-        let dtype = buffers[*n as usize].dtype;
-        Ok(Bytes { dtype, data: device.read(place(n))? })
-    };
-    let send = collective.send.iter().map(bytes).collect::<Result<_, _>>().map_err(error)?;
-    let lengths: Vec<usize> = collective.receive.iter().map(|n| place(n).bytes as usize).collect();
-    let received = exchange.run(collective, send, &lengths).map_err(|failed| match failed {
-        Failed::Data(what) => Stopped::Step(StepFailure::Data(what)),
-        Failed::Comm(source) => error(source.into()),
-    })?;
-    for (n, bytes) in collective.receive.iter().zip(received) {
-        device.write(place(n), &bytes).map_err(error)?;
-    }
-    Ok(())
 }
 
 /// Aligned pieces of a storage, one after the other, and their total.
@@ -613,94 +550,4 @@ fn first_node(plan: &Plan, entry: &Entry, step: usize) -> String {
     let node = entry.steps.get(step).and_then(|step| step.nodes.first());
     let path = node.and_then(|node| plan.nodes.get(*node as usize));
     path.cloned().unwrap_or_else(|| "unnamed".to_owned())
-}
-
-/// A step's name and work, with no time yet.
-fn describe(plan: &Plan, entry: &Entry, index: usize) -> Slice {
-    let step = &entry.steps[index];
-    let elems = |buffer: u32| entry.buffers.get(buffer as usize);
-    // Sums and products stop at the largest number: a plan's extents may be anything.
-    let bytes = |buffer: u32| elems(buffer).map_or(0, |b| b.elems.saturating_mul(b.dtype.bytes()));
-    let touched =
-        |buffers: [u32; 3]| buffers.into_iter().fold(0, |n: u64, b| n.saturating_add(bytes(b)));
-    let (kernel, flops, bytes) = match &step.op {
-        StepOp::Launch(launch) => match plan.kernels.get(launch.kernel as usize) {
-            Some(decl) => (decl.name.clone(), decl.flops, decl.bytes),
-            None => (String::new(), 0, 0),
-        },
-        StepOp::Contract(c) => {
-            let repeats = product(c.batch.iter().chain(&c.sum).map(|l| l.extent));
-            let (m, n, k) = (c.m.extent, c.n.extent, c.k.extent);
-            let touched = touched([c.a.buffer, c.b.buffer, c.c.buffer]);
-            (format!("contract {repeats}×{m}×{n}×{k}"), product([2, repeats, m, n, k]), touched)
-        }
-        StepOp::Ragged(r) => {
-            let touched = touched([r.a.buffer, r.b.buffer, r.c.buffer]);
-            let form = format!("{:?}", r.form).to_lowercase();
-            let flops = product([2, r.rows, r.n, r.k]);
-            (format!("ragged {form} {}×{}×{}", r.rows, r.n, r.k), flops, touched)
-        }
-        StepOp::Attention(a) => {
-            let s = &a.shape;
-            let touched = touched([a.q.view.buffer, a.k.view.buffer, a.v.view.buffer]);
-            let dims = s.qk_dim.saturating_add(s.v_dim);
-            ("attention".to_owned(), product([2, logits(s), dims]), touched)
-        }
-        StepOp::AttentionGrad(a) => {
-            let s = &a.shape;
-            let touched = touched([a.q.view.buffer, a.k.view.buffer, a.v.view.buffer]);
-            let dims = product([3, s.qk_dim]).saturating_add(product([2, s.v_dim]));
-            ("attention_grad".to_owned(), product([2, logits(s), dims]), touched)
-        }
-        StepOp::Copy { src, .. } => ("copy".to_owned(), 0, bytes(*src).saturating_mul(2)),
-        StepOp::Collective(c) => {
-            let buffers = c.send.iter().chain(&c.receive);
-            let touched = buffers.fold(0u64, |n, buffer| n.saturating_add(bytes(*buffer)));
-            (c.kind.name().to_owned(), 0, touched)
-        }
-    };
-    let epilogue = match &step.op {
-        StepOp::Contract(c) => c.epilogue.as_ref(),
-        StepOp::Ragged(r) => r.epilogue.as_ref(),
-        StepOp::Launch(_)
-        | StepOp::Attention(_)
-        | StepOp::AttentionGrad(_)
-        | StepOp::Copy { .. }
-        | StepOp::Collective(_) => None,
-    };
-    let follows = epilogue.and_then(|e| plan.kernels.get(e.launch.kernel as usize));
-    let (kernel, flops, bytes) = match follows {
-        Some(decl) => {
-            let (flops, bytes) =
-                (flops.saturating_add(decl.flops), bytes.saturating_add(decl.bytes));
-            (format!("{kernel} + {}", decl.name), flops, bytes)
-        }
-        None => (kernel, flops, bytes),
-    };
-    let named = step.nodes.iter().filter_map(|node| plan.nodes.get(*node as usize));
-    Slice {
-        entry: entry.name.clone(),
-        step: index,
-        kernel,
-        nodes: named.cloned().collect(),
-        start_ns: 0,
-        duration_ns: 0,
-        flops,
-        bytes,
-        counts: None,
-    }
-}
-
-/// Visible logits of an attention.
-fn logits(s: &perilune_plan::AttentionShape) -> u64 {
-    let hidden = match s.causal {
-        true => product([s.seq_kv.min(s.seq_q).saturating_sub(1), s.seq_q]) / 2,
-        false => 0,
-    };
-    product([s.batch, s.heads, product([s.seq_q, s.seq_kv]).saturating_sub(hidden)])
-}
-
-/// A product that stops at the largest number.
-fn product(factors: impl IntoIterator<Item = u64>) -> u64 {
-    factors.into_iter().fold(1, u64::saturating_mul)
 }

@@ -19,6 +19,7 @@ fn session(w: u64) -> Session {
         name: "test".to_owned(),
         target: "cpu".to_owned(),
         mesh: Mesh::default(),
+        machine: None,
         tensors: vec![
             decl("bias", DType::f32, &[2], TensorKind::Buffer),
             decl("w", DType::bf16, &[w, 2], TensorKind::Param),

@@ -17,19 +17,21 @@ use perilune_plan::{Plan, Step, StepOp};
 use perilune_ptx_vm::{CODES, Explanation};
 use serde_json::{Value, json};
 
-use super::spec_args::pair;
+use super::spec_args::{ScheduleArgs, pair};
 use crate::collectives::{self, Line, Summary};
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
 use crate::memory::{self, Promise};
 use crate::pipeline::{self, Checked};
+use crate::schedule;
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// An error code (E0203) or its name, a finding of the PTX VM (V1101) or its name, an op (Einsum), a
     /// reason of fusion or sharding (F03), a node's path, `decisions` for all of them,
-    /// `collectives` for what ranks exchange and hold, or `memory` for what each rank holds
+    /// `collectives` for what ranks exchange and hold, `memory` for what each rank holds, or `schedule`
+    /// for what runs beside what
     subject: String,
     /// The spec that a node or a decision belongs to
     #[arg(long, value_name = "SPEC")]
@@ -40,6 +42,8 @@ pub(crate) struct Args {
     /// Another mesh than the spec says: dp=2,ep=2
     #[arg(long, value_name = "AXIS=RANKS,..", requires = "spec")]
     mesh: Option<String>,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// What the spec is compiled for; on a GPU a node's kernels show their schedules
     #[arg(long, default_value = "cpu", value_parser = PossibleValuesParser::new(Target::ALL.map(Target::name)))]
     target: String,
@@ -48,7 +52,8 @@ pub(crate) struct Args {
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let subject = args.subject.trim();
     let (text, value) = if let Some(spec) = &args.spec {
-        let checked = pipeline::check_file_on(spec, &args.sets, args.mesh.as_deref())?;
+        let mut checked = pipeline::check_file_on(spec, &args.sets, args.mesh.as_deref())?;
+        args.schedule.apply(&mut checked)?;
         if subject == "memory" {
             return held(console, &checked);
         }
@@ -128,6 +133,9 @@ fn node(subject: &str, checked: &Checked, target: Target) -> Result<(String, Val
     let mut program = import(&local.name, &local.graphs());
     compile::optimize(&mut program);
     let (plan, generated) = compile::sketch(&program, target).map_err(pipeline::internal)?;
+    if subject == "schedule" {
+        return Ok(schedule::describe(&plan));
+    }
     let (all, exchanges) = (subject == "decisions", subject == "collectives");
     let about = |path: &str| {
         let rest = path.strip_prefix(subject);

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use perilune_plan::{Entry, KernelDecl, Plan, PlanError, StepOp, TensorKind, container};
+use perilune_runtime::profile::Profile;
 use serde_json::{Value, json};
+
+use super::{cannot_write, write_file};
 
 use crate::collectives;
 use crate::console::Console;
@@ -22,10 +25,32 @@ pub(crate) struct Args {
     /// Write the text of this kernel, CLIF or PTX, and nothing else
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
+    /// Write when the steps of an entry are predicted to run, as a trace for Perfetto
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// The entry that --trace is of
+    #[arg(long, value_name = "NAME", default_value = "train_step", requires = "trace")]
+    entry: String,
+}
+
+/// Writes the predicted trace of an entry.
+fn write_predicted(plan: &Plan, name: &str, path: &Path) -> Result<(), Failure> {
+    let entry = plan.entries.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        Failure::input(format!("the plan has no entry `{name}`"))
+            .help("`perilune plan FILE` lists its entries")
+    })?;
+    let machine = plan.machine.clone().unwrap_or_default();
+    let profile = Profile::predicted(plan, entry, (&machine, true));
+    let mut bytes = Vec::new();
+    profile.write_trace(&mut bytes).map_err(|error| cannot_write(path, &error))?;
+    write_file(path, &bytes)
 }
 
 pub(crate) fn run(console: &Console, args: &Args) -> Result<Exit, Failure> {
     let plan = read(&args.file)?;
+    if let Some(path) = &args.trace {
+        write_predicted(&plan, &args.entry, path)?;
+    }
     match &args.kernel {
         Some(name) => {
             let kernel = plan.kernels.iter().find(|k| k.name == *name).ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! `perilune train SPEC --data FILE`: compile, train on a text, and leave a run folder.
 //!
 //! The folder holds `metrics.jsonl` (grows while it runs), `checkpoints/`, `plan.perilune`,
-//! `weights.safetensors` and `report.html`. `--resume` goes on from the newest checkpoint as if the
+//! `weights.safetensors`, `report.html`, and of the last steps `trace.json` and `machine.ron`. `--resume` goes on from the newest checkpoint as if the
 //! run had never stopped.
 //!
 //! On several ranks all of them run this; rank 0 writes the folder, and every other one only its
@@ -16,7 +16,8 @@ use perilune_compiler::program::ArgKind;
 use perilune_plan::{Plan, TensorKind, container};
 use perilune_runtime::comm::Communicator;
 use perilune_runtime::io::checkpoint::Snapshot;
-use perilune_runtime::{Options, Session};
+use perilune_runtime::profile::Profile;
+use perilune_runtime::{Options, Session, calibrate};
 use serde_json::json;
 
 use super::comm_args::CommArgs;
@@ -212,9 +213,35 @@ fn train(
     }
     let (end, used) = outcome?;
     if writes {
+        write_traces(&args.out, session)?;
+    }
+    if writes {
         conclude(console, &args.out, (&end, &used), entropies);
     }
     Ok(Exit::Ok)
+}
+
+/// What the last steps took and what a step was predicted to take, as traces, and the machine's rates
+/// as they showed; nothing where no step was timed.
+fn write_traces(out: &Path, session: &Session) -> Result<(), Failure> {
+    let (plan, profile) = (session.plan(), session.profile());
+    let Some(machine) = calibrate::fit(plan, profile) else { return Ok(()) };
+    write_file(&out.join("machine.ron"), machine.to_ron().as_bytes())?;
+    write_file(&out.join("trace.json"), &trace(profile))?;
+    let step = plan.entries.iter().find(|entry| entry.name == training::TRAIN_STEP);
+    if let (Some(step), Some(machine)) = (step, &plan.machine) {
+        let predicted = Profile::predicted(plan, step, (machine, true));
+        write_file(&out.join("predicted.json"), &trace(&predicted))?;
+    }
+    Ok(())
+}
+
+/// A trace as a file.
+fn trace(profile: &Profile) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = profile.write_trace(&mut bytes);
+    bytes
 }
 
 /// A setting of the spec's `Run(..)`.

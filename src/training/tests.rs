@@ -56,6 +56,7 @@ fn session(loss_from: &str) -> Session {
         name: "echo".into(),
         target: "cpu".into(),
         mesh: Mesh::default(),
+        machine: None,
         tensors: Vec::new(),
         kernels: Vec::new(),
         entries: vec![echo(TRAIN_STEP, &feeds), echo(EVAL, &feeds)],

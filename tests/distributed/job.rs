@@ -91,7 +91,11 @@ impl Case {
 
     /// Trains on a mesh; one outcome for each rank.
     pub(crate) fn run(&self, mesh: &str) -> Vec<Outcome> {
-        let plan = self.plan(mesh);
+        self.run_plan(&self.plan(mesh))
+    }
+
+    /// Trains by a plan; one outcome for each of its ranks.
+    pub(crate) fn run_plan(&self, plan: &Plan) -> Vec<Outcome> {
         let ranks = in_process::ranks(plan.mesh.ranks() as u32);
         let threads: Vec<_> = ranks
             .into_iter()

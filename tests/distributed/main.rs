@@ -14,6 +14,7 @@ mod fallback;
 mod job;
 mod kimi_k2;
 mod meshes;
+mod overlap;
 mod routing;
 mod traffic;
 mod zero;

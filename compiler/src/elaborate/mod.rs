@@ -25,7 +25,7 @@ mod step;
 mod train;
 
 use indexmap::IndexMap;
-use perilune_plan::Mesh;
+use perilune_plan::{Machine, Mesh};
 
 pub use scope::{Const, Init, Persistent};
 
@@ -57,6 +57,8 @@ pub struct Elaborated {
     /// The ranks that run it together: axes of more than one rank. The graphs say what all of them
     /// compute together.
     pub mesh: Mesh,
+    /// What a rank of many runs on; absent: collectives do not run beside kernels.
+    pub machine: Option<Machine>,
     /// What only a training step has.
     pub train: Option<TrainSettings>,
 }

@@ -142,6 +142,7 @@ fn finish(cx: &Cx, name: String, model: &Root) -> Option<Elaborated> {
         tensors: cx.tensors.iter().map(|(t, _)| t.clone()).collect(),
         dims: model.env.own.clone(),
         mesh: Mesh::default(),
+        machine: None,
         train: None,
     })
 }

@@ -30,7 +30,7 @@ use crate::spec::syntax::Name;
 use crate::spec::train::TrainSpec;
 use crate::types::{DType, Type};
 use cranelift_entity::SecondaryMap;
-use perilune_plan::TensorKind;
+use perilune_plan::{Machine, TensorKind};
 
 /// Elaborates a training step over an expanded model.
 pub(super) fn elaborate(
@@ -96,6 +96,7 @@ pub(super) fn elaborate(
         tensors,
         dims: model.env.own.clone(),
         mesh,
+        machine: Some(Machine::default()),
         train: Some(settings(spec, axes)),
     })
 }

@@ -14,7 +14,7 @@ mod verify;
 use std::collections::BTreeMap;
 
 use cranelift_entity::{PrimaryMap, entity_impl};
-use perilune_plan::{Mesh, Only, Shard};
+use perilune_plan::{Machine, Mesh, Only, Shard};
 
 use crate::ops::{Op, TypeError, Value};
 use crate::program::{ArgKind, Decision, ResultTarget};
@@ -80,6 +80,8 @@ pub struct Graph {
 pub struct Placement {
     /// The ranks.
     pub mesh: Mesh,
+    /// What they run on, if collectives are to run beside kernels.
+    pub machine: Option<Machine>,
     /// Inputs of which a rank holds a part, by name.
     pub inputs: BTreeMap<String, Shard>,
     /// Fetches of which a rank gives a part, by name.

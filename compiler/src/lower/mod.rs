@@ -27,7 +27,6 @@ use crate::diagnostic::InternalError;
 use crate::mlir::Mlir;
 use crate::passes::bufferise::is_alias;
 use crate::program::{Kernel, OpKind, Program};
-use crate::scalar::ScalarOp;
 use tiling::Tiling;
 
 /// What a kernel is lowered for.
@@ -201,7 +200,7 @@ fn cpu_loops<'c>(
     } else {
         let (refined, tiling) = tiled(kernel, rows)?;
         let text = loops::emit_cpu(&refined, &tiling)?;
-        (text, tiling.blocks, flops(kernel), numerics(kernel))
+        (text, tiling.blocks, kernel.flops(), numerics(kernel))
     };
     let mut module = mlir.parse("loops", &text)?;
     mlir.run("loops", &mut module, CLEAN)?;
@@ -319,25 +318,6 @@ fn kernel_params(kernel: &Kernel) -> Vec<KernelParam> {
         .enumerate()
         .map(|(i, ty)| KernelParam { dtype: ty.dtype, elems: ty.elems(), written: i >= inputs })
         .collect()
-}
-
-/// Floating-point operations: those of every body at every point, and the combiners.
-pub(crate) fn flops(kernel: &Kernel) -> u64 {
-    let of = |op: &crate::program::KernelOp| match &op.kind {
-        OpKind::Generic(g) => {
-            let counts = |s: &&ScalarOp| matches!(s, ScalarOp::Unary(..) | ScalarOp::Binary(..));
-            let body = g.body.ops.iter().filter(counts).count() as u64;
-            (body + u64::from(g.combine.is_some())).saturating_mul(g.points())
-        }
-        OpKind::Slice(_)
-        | OpKind::Concat(_)
-        | OpKind::Pad { .. }
-        | OpKind::Reshape
-        | OpKind::Constant(_)
-        | OpKind::Contract(_)
-        | OpKind::Dialect(_) => 0,
-    };
-    kernel.ops.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// What a reader must know of the arithmetic.

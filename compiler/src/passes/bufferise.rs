@@ -10,6 +10,7 @@
 //!   an operand element by element ([`pointwise`](super::pointwise)).
 //! - A contraction and its epilogue run at the same time: what either reads or writes is alive
 //!   throughout both.
+//! - What a collective sends and gets is alive, and written by nothing else, until it is done.
 //! - Fetched values and values to be copied live to the end of the entry.
 //! - Offsets are multiples of [`ALIGN`].
 
@@ -42,6 +43,10 @@ struct Storage {
     bytes: u64,
     first: usize,
     last: usize,
+    /// The last call that uses it, whether or not it is done by then.
+    used: usize,
+    /// Collectives that send it and run beside later calls: the call, and the last of those.
+    flights: Vec<(usize, usize)>,
     place: Option<Place>,
     /// The call that writes it, with the position among its results.
     writer: Option<(usize, usize)>,
@@ -80,6 +85,8 @@ impl Layouter<'_> {
                 bytes: arg.ty.bytes(),
                 first: 0,
                 last: 0,
+                used: 0,
+                flights: Vec::new(),
                 place,
                 writer: None,
             });
@@ -87,9 +94,12 @@ impl Layouter<'_> {
         for (i, call) in self.entry.calls.iter().enumerate() {
             let kernel = &self.kernels[call.kernel as usize];
             let (begin, end) = self.runs(i);
+            let done = self.done(i).max(end);
             for arg in &call.args {
-                let storage = self.of[arg.0 as usize];
-                self.storages[storage].last = end;
+                let storage = &mut self.storages[self.of[arg.0 as usize]];
+                storage.used = end;
+                storage.last = storage.last.max(done);
+                storage.flights.extend(call.until.map(|_| (i, done)));
             }
             if is_alias(kernel) {
                 self.of.push(self.of[call.args[0].0 as usize]);
@@ -101,15 +111,17 @@ impl Layouter<'_> {
                 self.storages.push(Storage {
                     bytes: ty.bytes(),
                     first: begin,
-                    last: end,
+                    last: done,
+                    used: end,
+                    flights: Vec::new(),
                     place: None,
                     writer,
                 });
             }
         }
         for result in &self.entry.results {
-            let storage = self.of[result.value.0 as usize];
-            self.storages[storage].last = end;
+            let storage = &mut self.storages[self.of[result.value.0 as usize]];
+            (storage.last, storage.used) = (end, end);
         }
         self.merged = (0..self.storages.len()).collect();
     }
@@ -119,6 +131,12 @@ impl Layouter<'_> {
     fn runs(&self, call: usize) -> (usize, usize) {
         let marked = |i: usize| self.entry.calls.get(i).is_some_and(|c| c.epilogue.is_some());
         (call - usize::from(marked(call)), call + usize::from(marked(call + 1)))
+    }
+
+    /// The last call beside which a call runs: itself, but for a collective that is waited for later.
+    fn done(&self, call: usize) -> usize {
+        let until = self.entry.calls[call].until;
+        until.map_or(call, |until| call.max((until as usize).saturating_sub(1)))
     }
 
     fn storage(&self, slot: Slot) -> usize {
@@ -155,8 +173,9 @@ impl Layouter<'_> {
     /// Whether a call may write this result over a storage: nothing reads the storage later, an
     /// epilogue included, and the call itself reads it element by element, if at all.
     fn may_replace(&self, old: usize, call: usize, position: usize) -> bool {
-        let last = self.storages[old].last;
-        if last > call {
+        let storage = &self.storages[old];
+        let sent = storage.flights.iter().any(|(by, last)| *by != call && *last >= call);
+        if storage.used > call || sent {
             return false;
         }
         let kernel = &self.kernels[self.entry.calls[call].kernel as usize];
@@ -182,12 +201,16 @@ impl Layouter<'_> {
                 let old = &self.storages[**s];
                 // Another result of the call may lie there by now.
                 let taken = old.writer.is_some_and(|(writer, _)| writer == call);
-                !taken && old.place.is_none() && old.bytes == bytes && old.last == call
+                !taken && old.place.is_none() && old.bytes == bytes && old.last == self.done(call)
             };
             let reusable =
                 operands.iter().filter(fits).find(|s| self.may_replace(**s, call, position));
             if let Some(&old) = reusable {
-                self.storages[old].last = self.storages[i].last;
+                let Storage { last, used, .. } = self.storages[i];
+                let flights = std::mem::take(&mut self.storages[i].flights);
+                self.storages[old].last = last;
+                self.storages[old].used = used;
+                self.storages[old].flights.extend(flights);
                 self.merged[i] = old;
                 self.storages[old].writer = Some((call, position));
             }
@@ -305,6 +328,7 @@ mod tests {
             first_result: Slot(kernel + 1),
             nodes: Vec::new(),
             epilogue: None,
+            until: None,
             only: None,
             decisions: Vec::new(),
         };

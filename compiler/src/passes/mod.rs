@@ -11,6 +11,7 @@ pub mod fuse;
 pub mod preserve_old_values;
 pub mod epilogue;
 pub mod schedule;
+pub mod overlap;
 pub mod outline;
 pub mod bufferise;
 mod facts;

@@ -152,6 +152,7 @@ mod tests {
             first_result: Slot(i as u32 + 1),
             nodes: vec![format!("n{i}")],
             epilogue: None,
+            until: None,
             only: None,
             decisions: Vec::new(),
         };

@@ -45,8 +45,9 @@ fn copy_old_values(entry: &mut EntryFn, kernels: &mut Interner) {
             ResultTarget::Update(name) | ResultTarget::Fetch(name) => name.clone(),
         };
         let (args, nodes, first_result) = (vec![slot], vec![node], Slot(next));
-        let (epilogue, only, decisions) = (None, None, Vec::new());
-        entry.calls.push(Call { kernel, args, first_result, nodes, epilogue, only, decisions });
+        let (epilogue, only, until, decisions) = (None, None, None, Vec::new());
+        let call = Call { kernel, args, first_result, nodes, epilogue, only, until, decisions };
+        entry.calls.push(call);
         copies.insert(slot, first_result);
         entry.results[i].value = first_result;
         next += 1;

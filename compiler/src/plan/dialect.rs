@@ -87,6 +87,7 @@ impl Step<'_> {
             send,
             roots: c.roots.clone(),
             receive: self.results.to_vec(),
+            until: None,
         }))
     }
 

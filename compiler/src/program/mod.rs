@@ -31,9 +31,9 @@ pub(crate) mod view;
 pub use collective::{Collective, CollectiveKind};
 pub use decision::{Decision, Reason, Rule};
 
-use crate::scalar::Body;
+use crate::scalar::{Body, ScalarOp};
 use crate::types::{DType, Type};
-use perilune_plan::{Mesh, Only, Shard};
+use perilune_plan::{Machine, Mesh, Only, Shard};
 
 /// A value inside a kernel: parameters come first, then the results of ops in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +50,8 @@ pub struct Program {
     pub name: String,
     /// The ranks that run it together; shapes are those of what one rank holds.
     pub mesh: Mesh,
+    /// What it runs on, if collectives are to run beside kernels.
+    pub machine: Option<Machine>,
     /// Kernels in order of first use; names are unique.
     pub kernels: Vec<Kernel>,
     /// Entry points.
@@ -330,6 +332,9 @@ pub struct Call {
     pub epilogue: Option<u64>,
     /// The ranks that run it; all of them, if absent.
     pub only: Option<Only>,
+    /// Set by `overlap` on a collective that runs beside the calls that follow: the index of the first
+    /// call that waits for it, or the number of calls.
+    pub until: Option<u32>,
     /// What fusion decided about it.
     pub decisions: Vec<Decision>,
 }
@@ -383,6 +388,34 @@ impl Kernel {
     /// Types of everything it returns.
     pub fn result_types(&self) -> Vec<Type> {
         self.results.iter().map(|v| self.ty(*v).clone()).collect()
+    }
+
+    /// The collective that it is, if it is one.
+    pub fn collective(&self) -> Option<&Collective> {
+        self.ops.iter().find_map(|op| match &op.kind {
+            OpKind::Dialect(DialectOp::Collective(collective)) => Some(collective),
+            _ => None,
+        })
+    }
+
+    /// Floating-point operations of its loops: each operation of a body once for each iteration.
+    pub fn flops(&self) -> u64 {
+        let of = |op: &KernelOp| match &op.kind {
+            OpKind::Generic(g) => {
+                let counts =
+                    |s: &&ScalarOp| matches!(s, ScalarOp::Unary(..) | ScalarOp::Binary(..));
+                let body = g.body.ops.iter().filter(counts).count() as u64;
+                (body + u64::from(g.combine.is_some())).saturating_mul(g.points())
+            }
+            OpKind::Slice(_)
+            | OpKind::Concat(_)
+            | OpKind::Pad { .. }
+            | OpKind::Reshape
+            | OpKind::Constant(_)
+            | OpKind::Contract(_)
+            | OpKind::Dialect(_) => 0,
+        };
+        self.ops.iter().map(of).fold(0, u64::saturating_add)
     }
 
     /// The op that makes a value, with the op's index; `None` for a parameter.

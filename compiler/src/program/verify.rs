@@ -204,6 +204,13 @@ fn verify_epilogue(call: &Call, rows: u64, before: Option<&Call>, kernels: &[Ker
         && kernel.result_types().iter().all(|ty| ty.shape.starts_with(led))
 }
 
+/// Whether what runs beside other calls is a collective, and ends before a call further on.
+fn fits_flight(call: &Call, (i, entry): (usize, &EntryFn), kernel: &Kernel) -> bool {
+    let Some(until) = call.until.map(|until| until as usize) else { return true };
+    let ends = until > i + 1 && until <= entry.calls.len();
+    ends && call.epilogue.is_none() && kernel.collective().is_some()
+}
+
 fn verify_entry(entry: &EntryFn, kernels: &[Kernel]) -> Check {
     let mut types: Vec<Type> = entry.args.iter().map(|a| a.ty.clone()).collect();
     for (i, call) in entry.calls.iter().enumerate() {
@@ -217,6 +224,9 @@ fn verify_entry(entry: &EntryFn, kernels: &[Kernel]) -> Check {
         let before = i.checked_sub(1).map(|b| &entry.calls[b]);
         let fits = call.epilogue.is_none_or(|rows| verify_epilogue(call, rows, before, kernels));
         ensure(fits, || format!("call {i} is no epilogue of the call before it"))?;
+        ensure(fits_flight(call, (i, entry), kernel), || {
+            format!("call {i} is not under way until call {:?}", call.until)
+        })?;
         types.extend(kernel.result_types());
     }
     let known = |s: Slot| (s.0 as usize) < types.len();

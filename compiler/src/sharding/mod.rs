@@ -76,7 +76,8 @@ pub fn shard(spec: &Elaborated) -> Result<Cow<'_, Elaborated>, InternalError> {
             sharder.wishes = zero::wishes(graph, &owners);
         }
         let graph = sharder.run()?;
-        let graph = bucket::bucket(&graph, BUCKET_BYTES);
+        let mut graph = bucket::bucket(&graph, BUCKET_BYTES);
+        graph.placement.machine.clone_from(&spec.machine);
         graph.verify()?;
         Ok(graph)
     };
@@ -89,6 +90,7 @@ pub fn shard(spec: &Elaborated) -> Result<Cow<'_, Elaborated>, InternalError> {
         tensors: spec.tensors.clone(),
         dims: spec.dims.clone(),
         mesh: spec.mesh.clone(),
+        machine: spec.machine.clone(),
         train: spec.train.clone(),
     }))
 }

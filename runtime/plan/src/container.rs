@@ -1,10 +1,10 @@
 //! The plan's file: a few readable lines, the RON header, then each kernel's text.
 //!
 //! ```text
-//! perilune-plan 4
+//! perilune-plan 5
 //! blake3 <64 hexadecimal digits over every byte after this line>
 //! header <bytes>
-//! (format: 4, name: "k2-nano/train", …)
+//! (format: 5, name: "k2-nano/train", …)
 //! kernel map_3 <bytes>
 //! function u0:0(…) { … }
 //! …
@@ -124,6 +124,7 @@ mod tests {
             name: "toy/train".into(),
             target: "cpu".into(),
             mesh: Mesh::default(),
+            machine: None,
             tensors: vec![TensorDecl {
                 name: "w".into(),
                 dtype: DType::f32,
@@ -170,7 +171,7 @@ mod tests {
         let bytes = write(&plan()).unwrap();
         assert_eq!(read(&bytes).unwrap(), plan());
         assert_eq!(write(&read(&bytes).unwrap()).unwrap(), bytes);
-        assert!(bytes.starts_with(b"perilune-plan 4\nblake3 "));
+        assert!(bytes.starts_with(b"perilune-plan 5\nblake3 "));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - All shapes are static; every byte offset, extent and stride is decided here, not at run time.
-//! - Steps run in list order (a runtime may overlap steps whose buffers do not conflict).
+//! - Steps run in list order; a collective may end later, where it says ([`Collective::until`]).
 //! - The same program gives the same bytes: no clock, path, address or hash order reaches a plan.
 //! - A plan from outside is untrusted: [`Plan::verify`] bounds every index before anything runs.
 //!
@@ -14,20 +14,25 @@
 //! [`container`] for the file format.
 
 pub mod container;
+mod machine;
 mod mesh;
 mod memory;
+pub mod timeline;
 mod traffic;
 mod verify;
+mod work;
 
 use serde::{Deserialize, Serialize};
 
 pub use memory::{RankMemory, SEGMENT_BYTES};
+pub use machine::{Link, Machine};
 pub use mesh::{MAX_RANKS, Mesh, MeshAxis, Only, Shard};
 pub use traffic::Sent;
 pub use verify::PlanError;
+pub use work::{Class, Work};
 
 /// Version of the plan format; a reader refuses any other.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// Alignment of every kernel argument on a GPU, bytes.
 pub const GPU_ALIGN: u64 = 64;
@@ -97,6 +102,8 @@ pub struct Plan {
     pub target: String,
     /// The ranks that run it together, all of them the same steps.
     pub mesh: Mesh,
+    /// What the order of steps was made for, if collectives run beside kernels.
+    pub machine: Option<Machine>,
     /// Tensors that outlive a step: parameters, optimizer state, router biases.
     pub tensors: Vec<TensorDecl>,
     /// Kernels, each once however many layers launch it.
@@ -319,6 +326,10 @@ pub struct Collective {
     /// What it gets; no two of them, and none of them and what is sent, share bytes, except where
     /// an `AllReduce`, a `Reduce` or a `Broadcast` gives a buffer back in its own place.
     pub receive: Vec<u32>,
+    /// It runs beside the steps that follow and is done before this one, or before the end of the
+    /// entry where it is the number of steps; absent: before the next. Until then nothing else touches
+    /// what it gets, or writes what it sends.
+    pub until: Option<u32>,
 }
 
 /// What a [`Collective`] exchanges. `n` is the number of ranks in the group.

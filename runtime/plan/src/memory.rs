@@ -32,7 +32,8 @@ pub struct RankMemory {
     /// Bytes of the arena that the rank's steps touch: those of steps that other ranks run stay
     /// without memory where it is given out on first use.
     pub arena: u64,
-    /// What a collective takes beside all that, or what is handed to the caller: whichever is most.
+    /// What collectives that are under way at once take beside all that, or what is handed to the
+    /// caller: whichever is most.
     pub staging: u64,
 }
 
@@ -105,21 +106,38 @@ impl Entry {
         found.filter_map(piece).collect()
     }
 
-    /// The most that a step of a rank takes beside the buffers, or that all fetches are.
+    /// The most that the collectives of a rank take at once beside the buffers, or that all fetches
+    /// are.
     fn staging(&self, mesh: &Mesh, rank: u32) -> u64 {
-        let own = self.steps.iter().filter(|step| mesh.among(rank, step.only.as_ref()));
-        let taken = own.filter_map(|step| match &step.op {
-            StepOp::Collective(collective) => Some(collective.staging_bytes(self, mesh, rank)),
-            StepOp::Launch(_)
-            | StepOp::Contract(_)
-            | StepOp::Ragged(_)
-            | StepOp::Attention(_)
-            | StepOp::AttentionGrad(_)
-            | StepOp::Copy { .. } => None,
-        });
+        let mut most = 0u64;
+        // Collectives under way: the step before which they are done, what each keeps for as long, and
+        // what it takes beside that while it is the one that runs.
+        let mut flying: Vec<(usize, u64, u64)> = Vec::new();
+        for (i, step) in self.steps.iter().enumerate() {
+            flying.retain(|(until, ..)| *until > i);
+            let StepOp::Collective(collective) = &step.op else { continue };
+            if !mesh.among(rank, step.only.as_ref()) {
+                continue;
+            }
+            let kept = self.exchanged_bytes(collective);
+            let beside = collective.staging_bytes(self, mesh, rank).saturating_sub(kept);
+            flying.push((collective.until.map_or(i + 1, |until| until as usize), kept, beside));
+            let all: u64 = flying.iter().map(|(_, kept, _)| kept).sum();
+            let runs = flying.iter().map(|(_, _, beside)| *beside).max().unwrap_or(0);
+            most = most.max(all.saturating_add(runs));
+        }
         let fetches = self.fetches.iter().filter_map(|f| self.buffers.get(f.buffer as usize));
         let fetched: u64 = fetches.map(bytes).sum();
-        taken.max().unwrap_or(0).max(fetched)
+        most.max(fetched)
+    }
+
+    /// What a collective keeps from its start until it is waited for: at first what it sends, in the
+    /// end what it gives.
+    fn exchanged_bytes(&self, collective: &Collective) -> u64 {
+        let all = |list: &[u32]| -> u64 {
+            list.iter().filter_map(|n| self.buffers.get(*n as usize)).map(bytes).sum()
+        };
+        all(&collective.send).max(all(&collective.receive))
     }
 }
 

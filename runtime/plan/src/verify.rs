@@ -96,6 +96,9 @@ impl Plan {
                 let cx = StepCx { plan: self, entry };
                 cx.verify(&step.op).map_err(at(&format!("{place}, step {i}")))?;
                 self.verify_guard(entry, step).map_err(at(&format!("{place}, step {i}")))?;
+                if let StepOp::Collective(c) = &step.op {
+                    cx.in_flight(i, c).map_err(at(&format!("{place}, step {i}")))?;
+                }
                 let known = |n: &u32| (*n as usize) < self.nodes.len();
                 if step.nodes.is_empty() || !step.nodes.iter().all(known) {
                     let what = "no node, or one that does not exist".to_owned();

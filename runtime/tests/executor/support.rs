@@ -25,6 +25,7 @@ impl PlanBuilder {
             name: "test".to_owned(),
             target: "cpu".to_owned(),
             mesh: Mesh::default(),
+            machine: None,
             tensors: Vec::new(),
             kernels: Vec::new(),
             entries: vec![entry],

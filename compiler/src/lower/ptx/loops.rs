@@ -5,7 +5,7 @@
 
 use super::{GpuKernel, mapping};
 use crate::diagnostic::InternalError;
-use crate::lower::{self, loops};
+use crate::lower::loops;
 use crate::program::Kernel;
 
 /// Maps a loop kernel.
@@ -21,7 +21,7 @@ pub(super) fn map(kernel: &Kernel) -> Result<GpuKernel, InternalError> {
         body: written.body,
         blocks: parts.iter().map(|p| p.blocks).sum(),
         threads: mapping::THREADS,
-        flops: lower::flops(kernel),
+        flops: kernel.flops(),
         numerics: numerics(&parts),
     })
 }

@@ -114,6 +114,7 @@ fn one_call(
         first_result: Slot(first),
         nodes,
         epilogue: None,
+        until: None,
         only: members.first().and_then(|c| entry.calls[*c].only.clone()),
         decisions,
     };

@@ -24,8 +24,11 @@ pub fn print(program: &Program) -> String {
         1 => String::new(),
         _ => format!("perilune.mesh = {}, ", string(&program.mesh.to_string())),
     };
+    let machine = program.machine.as_ref().map_or(String::new(), |machine| {
+        format!("perilune.machine = {}, ", string(&machine.to_ron()))
+    });
     let name = string(&program.name);
-    let mut out = format!("module attributes {{{mesh}perilune.name = {name}}} {{\n");
+    let mut out = format!("module attributes {{{machine}{mesh}perilune.name = {name}}} {{\n");
     for kernel in &program.kernels {
         kernel::print(&mut out, kernel);
     }
@@ -137,6 +140,9 @@ fn print_call(
     }
     if !call.decisions.is_empty() {
         attributes.push(format!("perilune.fusion = [{}]", list(&call.decisions, decision)));
+    }
+    if let Some(until) = call.until {
+        attributes.push(format!("perilune.until = {until} : i64"));
     }
     if let Some(layout) = &entry.layout {
         let places = list(&results, |s| place_name(layout.places[s.0 as usize]));

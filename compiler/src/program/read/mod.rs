@@ -21,7 +21,7 @@ use melior::ir::{
     Attribute, BlockLike, BlockRef, Location, OperationRef, RegionLike, Value, ValueLike,
 };
 
-use perilune_plan::{Only, Shard};
+use perilune_plan::{Machine, Only, Shard};
 
 use super::normal::canonical_bits;
 use super::verify::verify;
@@ -76,6 +76,10 @@ pub fn read(mlir: &Mlir, text: &str) -> Result<Program> {
     }
     if let Ok(mesh) = module.as_operation().attribute("perilune.mesh") {
         program.mesh = string(mesh)?.parse().map_err(|message| ReadError { message })?;
+    }
+    if let Ok(machine) = module.as_operation().attribute("perilune.machine") {
+        let machine = Machine::from_ron(&string(machine)?);
+        program.machine = Some(machine.map_err(|message| ReadError { message })?);
     }
     let mut numbers: HashMap<String, u32> = HashMap::new();
     for op in operations(module.body()) {
@@ -417,12 +421,14 @@ fn call(
     }
     let epilogue = op.attribute("perilune.epilogue").ok().map(unsigned).transpose()?;
     let only = op.attribute("perilune.only").ok().map(only).transpose()?;
+    let until = op.attribute("perilune.until").ok().map(unsigned).transpose()?;
+    let until = until.map(|call| call as u32);
     let nodes = nodes(op.location())?;
     let decisions = match op.attribute("perilune.fusion") {
         Ok(list) => array(list)?.into_iter().map(decision).collect::<Result<_>>()?,
         Err(_) => Vec::new(),
     };
-    Ok(Call { kernel: *kernel, args, first_result, nodes, epilogue, only, decisions })
+    Ok(Call { kernel: *kernel, args, first_result, nodes, epilogue, only, until, decisions })
 }
 
 fn decision(attribute: Attribute<'_>) -> Result<Decision> {

@@ -3,8 +3,8 @@
 //! # Invariants
 //! - Counts are data: that they fit the rows is checked when the step runs.
 
-use super::{Check, StepCx, buffer, bytes, overlap};
-use crate::{Buffer, Collective, CollectiveKind, DType};
+use super::{Check, StepCx, buffer, bytes, overlap, touched};
+use crate::{Buffer, Collective, CollectiveKind, DType, Epilogue, Launch, StepOp};
 
 impl StepCx<'_> {
     /// Checks a collective.
@@ -84,6 +84,52 @@ impl StepCx<'_> {
             return Err(format!("what `{}` sends and receives does not fit", c.kind.name()));
         }
         self.apart(c)
+    }
+
+    /// Whether the steps beside which a collective runs leave alone what it exchanges.
+    pub(super) fn in_flight(&self, at: usize, c: &Collective) -> Check {
+        let Some(until) = c.until.map(|step| step as usize) else { return Ok(()) };
+        let beside = self.entry.steps.get(at + 1..until);
+        let beside = beside.ok_or_else(|| format!("a collective that ends before step {until}"))?;
+        let place = |n: &u32| buffer(self.entry, *n).map(bytes);
+        let receive = c.receive.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let send = c.send.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        for (i, step) in beside.iter().enumerate() {
+            let meets = |list: &[u32], with: &[_]| -> Result<bool, String> {
+                let places = list.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+                Ok(places.iter().any(|p| with.iter().any(|other| overlap(*p, *other))))
+            };
+            if meets(&touched(&step.op), &receive)? || meets(&self.written(&step.op), &send)? {
+                let step = at + 1 + i;
+                return Err(format!("step {step} touches what is exchanged until step {until}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Buffers that a step writes.
+    fn written(&self, op: &StepOp) -> Vec<u32> {
+        let launch = |launch: &Launch| -> Vec<u32> {
+            let kernel = self.plan.kernels.get(launch.kernel as usize);
+            let params = kernel.iter().flat_map(|k| &k.params);
+            params.zip(&launch.args).filter(|(p, _)| p.written).map(|(_, n)| *n).collect()
+        };
+        let and_epilogue = |c: u32, epilogue: &Option<Epilogue>| {
+            let of = epilogue.iter().flat_map(|e| launch(&e.launch));
+            [c].into_iter().chain(of).collect()
+        };
+        match op {
+            StepOp::Launch(l) => launch(l),
+            StepOp::Contract(c) => and_epilogue(c.c.buffer, &c.epilogue),
+            StepOp::Ragged(r) => and_epilogue(r.c.buffer, &r.epilogue),
+            StepOp::Attention(a) => {
+                let rest = a.lse.iter().chain(&a.max_logit).map(|v| v.buffer);
+                [a.o.view.buffer].into_iter().chain(rest).collect()
+            }
+            StepOp::AttentionGrad(a) => [&a.d_q, &a.d_k, &a.d_v].map(|h| h.view.buffer).to_vec(),
+            StepOp::Copy { dst, .. } => vec![*dst],
+            StepOp::Collective(c) => c.receive.clone(),
+        }
     }
 
     /// Whether what is received lies apart from everything else.

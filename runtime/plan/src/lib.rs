@@ -24,8 +24,8 @@ mod work;
 
 use serde::{Deserialize, Serialize};
 
-pub use memory::{RankMemory, SEGMENT_BYTES};
 pub use machine::{Link, Machine};
+pub use memory::{RankMemory, SEGMENT_BYTES};
 pub use mesh::{MAX_RANKS, Mesh, MeshAxis, Only, Shard};
 pub use traffic::Sent;
 pub use verify::PlanError;

@@ -23,7 +23,7 @@ const PAGE_BYTES: u64 = 4096;
 /// Bytes of the largest granule: no thread reads or writes more at once.
 const MAX_GRANULE: u64 = 16;
 /// The `cta` of what is no stamp but the number, in `epoch`, of a list of readers.
-const LIST: u32 = u32::MAX;
+pub(super) const LIST: u32 = u32::MAX;
 
 /// Lists of the readers of granules that many read.
 #[derive(Debug, Default)]
@@ -296,6 +296,11 @@ impl History {
             region.pages.iter_mut().for_each(Page::clear);
             region.known.iter_mut().for_each(|known| known.fill(false));
         }
+    }
+
+    /// Whether all readers are kept that nothing orders.
+    pub(super) fn is_exact(&self) -> bool {
+        self.global.lists.exact
     }
 
     /// The region of a place; none of what no two threads share.

@@ -10,7 +10,7 @@ use super::place::{Fault, Place, Touch, WEAK, little_endian, mask_of, put};
 use super::state::{OBJECT_BYTES, Warp};
 use crate::check::{Access, Checker, WideAccess, finding};
 use crate::memory::address_of;
-use crate::module::{Address, Order, Space, Transfer, WINDOW_BITS};
+use crate::module::{Address, Lanes, Order, Space, Transfer, WINDOW_BITS};
 
 impl<const CHECK: bool> Engine<'_, CHECK> {
     pub(super) fn load(&mut self, warp: &mut Warp, at: &At, transfer: &Transfer) -> Flow {
@@ -65,13 +65,9 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         if strong || !matches!(transfer.bytes, 1 | 2 | 4 | 8) {
             return None;
         }
-        let wide = WideAccess {
-            memory,
-            base: *warp.row(at, base),
-            shift: (offset as u64).wrapping_sub(start),
-            bytes,
-        };
-        all_fit(&wide, at.active, len).then_some(wide)
+        let row = at.rows + base as usize;
+        let wide = WideAccess { memory, row, shift: (offset as u64).wrapping_sub(start), bytes };
+        all_fit(&warp.rows[row], wide, at.active, len).then_some(wide)
     }
 
     /// Tells the checks of the loads of a wide access.
@@ -82,7 +78,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
         let mut left = self.checker.glance::<false>(warp, (at, at.active), wide, |_| ());
         while left != 0 {
             let lane = left.trailing_zeros() as usize;
-            let place = wide.memory.behind(wide.offset(lane));
+            let place = wide.memory.behind(wide.offset(warp, lane));
             self.touch(warp, at, lane, Access::of(place, wide.bytes, Touch::Read, WEAK));
             left = self.checker.glance::<false>(warp, (at, left & (left - 1)), wide, |_| ());
         }
@@ -200,7 +196,7 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             };
             if left != 0 {
                 let lane = left.trailing_zeros() as usize;
-                let place = wide.memory.behind(wide.offset(lane));
+                let place = wide.memory.behind(wide.offset(warp, lane));
                 self.store_lane(warp, (at, lane), place, transfer);
                 left &= left - 1;
             }
@@ -265,11 +261,11 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
 
 /// Whether the places of all active lanes lie within `len` bytes and are aligned.
 #[inline]
-fn all_fit(wide: &WideAccess, active: u32, len: usize) -> bool {
+fn all_fit(base: &Lanes, wide: WideAccess, active: u32, len: usize) -> bool {
     let Some(last) = (len as u64).checked_sub(wide.bytes) else { return false };
     let mut wrong = 0;
     for lane in 0..32 {
-        let place = wide.offset(lane);
+        let place = base.0[lane].wrapping_add(wide.shift);
         let outside = (place & (wide.bytes - 1)) | u64::from(place > last);
         wrong |= outside & 0u64.wrapping_sub(u64::from(active >> lane & 1));
     }
@@ -284,8 +280,10 @@ fn each_load<const N: usize>(
     (wide, regs): (&WideAccess, &[u32]),
     load: impl Fn(usize) -> u64,
 ) {
+    // A register that is loaded may be the one that the addresses are in.
+    let base = warp.rows[wide.row];
     for (step, reg) in regs.iter().enumerate() {
-        let place = |lane: usize| wide.offset(lane) as usize + step * N;
+        let place = |lane: usize| base.0[lane].wrapping_add(wide.shift) as usize + step * N;
         let into = &mut warp.rows[at.rows + *reg as usize];
         if at.active == u32::MAX {
             for lane in 0..32 {
@@ -310,7 +308,7 @@ fn each_store<const CHECK: bool, const N: usize>(
     mut store: impl FnMut(usize, u64),
 ) -> u32 {
     let mut store = |lane: usize| {
-        let place = wide.offset(lane) as usize;
+        let place = wide.offset(warp, lane) as usize;
         for (step, reg) in regs.iter().enumerate() {
             store(place + step * N, warp.row(at, *reg).0[lane]);
         }
@@ -318,7 +316,9 @@ fn each_store<const CHECK: bool, const N: usize>(
     if CHECK {
         return checker.glance::<true>(warp, (at, left), wide, store);
     }
-    lanes(left).for_each(&mut store);
+    for lane in lanes(left) {
+        store(lane);
+    }
     0
 }
 

@@ -5,9 +5,12 @@
 
 use super::lanes::lanes;
 use super::setup::{Fill, Setup};
-use super::state::{Barrier, Completing, Cta, Frame, Group, Object, State, Warp, unravel};
+use super::state::{
+    Barrier, Completing, Cta, Descriptors, Frame, Group, Object, State, Warp, unravel,
+};
 use crate::check::{Checker, RawFinding};
 use crate::count::Counters;
+use crate::matrix::Wgmma;
 use crate::module::{Lanes, Op, Special};
 use std::collections::BTreeMap;
 
@@ -85,6 +88,7 @@ impl<'m, const CHECK: bool> Engine<'m, CHECK> {
             shared: vec![0; setup.shared_bytes as usize],
             warps: Vec::new(),
             barriers: vec![barrier; BARRIERS],
+            descriptors: vec![Descriptors::default(); n_warps.div_ceil(Wgmma::WARPS)],
             live: Vec::new(),
             cluster_arrived: vec![0; n_warps],
             cluster_passed: vec![0; n_warps],

@@ -187,6 +187,15 @@ impl Barrier {
     }
 }
 
+/// Descriptors of the products that not all warps of a warpgroup have come to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Descriptors {
+    /// Products before the first of these.
+    pub(crate) before: u64,
+    /// Of A, 0 where it lies in registers, and of B; and the warp that came first.
+    pub(crate) given: VecDeque<([u64; 2], u32)>,
+}
+
 /// A block of threads.
 #[derive(Debug, Default)]
 pub(crate) struct Cta {
@@ -195,6 +204,8 @@ pub(crate) struct Cta {
     pub(crate) shared: Vec<u8>,
     pub(crate) warps: Vec<Warp>,
     pub(crate) barriers: Vec<Barrier>,
+    /// By warpgroup.
+    pub(crate) descriptors: Vec<Descriptors>,
     /// Lanes that have not exited, by warp.
     pub(crate) live: Vec<u32>,
     /// Lanes that arrived at the cluster barrier's current phase, by warp.

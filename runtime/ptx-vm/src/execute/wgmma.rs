@@ -7,7 +7,7 @@
 
 use super::engine::Engine;
 use super::lanes::{At, Flow, lanes};
-use super::state::{Awaited, State, Warp};
+use super::state::{Awaited, Cta, Descriptors, State, Warp};
 use crate::check::{MAX_GROUPS, finding};
 use crate::matrix::product::Scale;
 use crate::matrix::{Descriptor, Element, Major, Wgmma};
@@ -135,6 +135,10 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             Ok(tile) => self.fetch(warp, at, &tile, |column, k| k * columns + column),
             Err(flow) => return flow,
         };
+        if let Some(message) = self.other_descriptors(warp, at, multiply) {
+            self.fail(finding::DESCRIPTOR, (warp, at.active), at.pc, message);
+            return Flow::Stop;
+        }
         let accumulate = warp.holds(at, multiply.accumulate) & at.active;
         if accumulate != 0 && accumulate != at.active {
             let message = "the lanes of the warp have different values of scale-d".to_owned();
@@ -162,6 +166,40 @@ impl<const CHECK: bool> Engine<'_, CHECK> {
             }
         }
         Flow::Next
+    }
+
+    /// Why the warps of the warpgroup do not multiply the same tiles, if that is so.
+    fn other_descriptors(&mut self, warp: &Warp, at: &At, multiply: &Multiply) -> Option<String> {
+        let a = match multiply.a {
+            Left::Registers(_) => 0,
+            Left::Descriptor(row, _) => warp.first(at, row),
+        };
+        let own = [a, warp.first(at, multiply.b)];
+        let (number, first) = (warp.products.issued, warp.index as usize / Wgmma::WARPS);
+        let Cta { warps, descriptors, .. } = &mut self.ctas[warp.cta as usize];
+        let Descriptors { before, given } = &mut descriptors[first];
+        // Of products that a warp is far behind with, nothing is known any more.
+        let place = number.checked_sub(*before)? as usize;
+        let differ = match given.get(place) {
+            Some((others, by)) if *others != own => Some(format!(
+                "the matrix descriptors {:#018x} and {:#018x}, where warp {by} of the warpgroup has \
+                 {:#018x} and {:#018x}",
+                own[0], own[1], others[0], others[1]
+            )),
+            Some(_) => None,
+            None => {
+                given.push_back((own, warp.index));
+                None
+            }
+        };
+        let others = warps[Wgmma::WARPS * first..].iter().take(Wgmma::WARPS);
+        let others = others.filter(|other| other.index != warp.index);
+        let done = others.map(|other| other.products.issued).min().unwrap_or(0).min(number + 1);
+        while *before < done || given.len() > MAX_GROUPS {
+            given.pop_front();
+            *before += 1;
+        }
+        differ
     }
 
     /// The tile of a descriptor, if every byte of it lies in shared memory.

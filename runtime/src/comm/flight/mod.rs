@@ -52,7 +52,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A rank that waits, but has not written to its ring for so long, does not answer.
 const SILENT: Duration = Duration::from_secs(5);
 /// How long a rank that has given up stays for the others at most.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(1);
 /// A rank that has not beaten for half a deadline does not answer; at least and at most so long.
 const SILENT_LIMITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -202,13 +202,13 @@ impl Flight {
     /// may end all ranks as soon as one has ended. One that serves the rendezvous stays until they have
     /// heard why.
     pub fn leave(&mut self, exit: u8) {
-        let gave_up = self.recorder.has_given_up();
         self.recorder.leave(exit);
         self.tell_now();
         let Some(pulse) = self.pulse.as_ref().filter(|_| exit != 0) else { return };
-        if gave_up {
+        if let Some(blamed) = self.recorder.blamed() {
             let begin = Instant::now();
-            let others = || (0..self.recorder.size()).filter(|rank| *rank != self.recorder.rank());
+            let but = [blamed, self.recorder.rank()];
+            let others = || (0..self.recorder.size()).filter(|rank| !but.contains(rank));
             let open = || others().any(|rank| self.is_open(rank));
             while open() && begin.elapsed() < LINGER && pulse.settle() {}
         } else if pulse.serves() {

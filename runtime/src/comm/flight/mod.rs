@@ -108,6 +108,11 @@ impl Flight {
         }
     }
 
+    /// Waits until what the others told until now is known here; false where that cannot be.
+    fn settle(&self) -> bool {
+        self.pulse.as_ref().is_some_and(Pulse::settle)
+    }
+
     fn tell_now(&self) {
         if let Some(pulse) = &self.pulse {
             pulse.tell_now(self.recorder.standing());
@@ -155,9 +160,7 @@ impl Flight {
     pub fn judge(&mut self, missing: &[u32]) -> Lost {
         self.recorder.wait_for(missing);
         self.tell();
-        if let Some(pulse) = &self.pulse {
-            pulse.settle();
-        }
+        self.settle();
         self.culprit(missing)
     }
 
@@ -176,16 +179,18 @@ impl Flight {
 
     /// A loss in the collective that is under way.
     pub fn lost(&self, rank: u32, cause: Cause) -> Lost {
-        let told = self.told(rank);
+        let told = self.told(rank).or_else(|| {
+            // It may have told of itself since it was last looked at.
+            self.settle();
+            self.told(rank)
+        });
         let host = told.map_or_else(|| "unknown host".to_owned(), |(_, ring, _)| ring.process.host);
         Lost { rank, host, cause, site: self.recorder.site().clone(), waited: self.waited() }
     }
 
     /// The collective that `rank` has entered by now, in words.
     pub fn entered(&self, rank: u32) -> String {
-        if let Some(pulse) = &self.pulse {
-            pulse.settle();
-        }
+        self.settle();
         let record = self.told(rank).and_then(|(_, _, record)| record);
         record.map_or_else(|| "another collective".to_owned(), |record| record.site.to_string())
     }
@@ -210,9 +215,9 @@ impl Flight {
             let but = [blamed, self.recorder.rank()];
             let others = || (0..self.recorder.size()).filter(|rank| !but.contains(rank));
             let open = || others().any(|rank| self.is_open(rank));
-            while open() && begin.elapsed() < LINGER && pulse.settle() {}
+            while open() && begin.elapsed() < LINGER && self.settle() {}
         } else if pulse.serves() {
-            pulse.settle();
+            self.settle();
         }
     }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use perilune_compiler::codes;
 use perilune_compiler::diagnostic::{Diagnostics, InternalError};
 use perilune_compiler::elaborate::{self, Elaborated};
 use perilune_compiler::lower::Target;
@@ -16,7 +17,7 @@ use perilune_compiler::sharding;
 use perilune_compiler::source::{Loader, SourceMap};
 use perilune_compiler::spec::names::NamesSpec;
 use perilune_plan::Plan;
-use perilune_runtime::comm::CommError;
+use perilune_runtime::comm::{CommError, Obstacle};
 use perilune_runtime::io::safetensors::SafetensorsError;
 use perilune_runtime::{DeviceKind, KernelFindings, Options, RuntimeError, Session};
 
@@ -262,10 +263,18 @@ pub fn comm(error: &CommError) -> Failure {
         CommError::Lost(_) => failure.help(
             "`perilune hang-report` on the run's `flight` folder shows what every rank did last",
         ),
-        CommError::Refused { help, .. } => failure.help(help.clone()),
-        CommError::Disagree { .. } => {
-            failure.help("start every rank with the same spec, settings and version")
+        CommError::Refused { why, help, .. } => {
+            let failure = failure.help(help.clone());
+            match why {
+                Obstacle::Launcher => failure.code(codes::LAUNCHER_VARIABLES),
+                Obstacle::Unreachable => failure.code(codes::RENDEZVOUS_UNREACHABLE),
+                Obstacle::KeptOut => failure.code(codes::RENDEZVOUS_REFUSED),
+                Obstacle::Environment => failure,
+            }
         }
+        CommError::Disagree { .. } => failure
+            .help("start every rank with the same spec, settings and version")
+            .code(codes::RANKS_DIFFER),
         _ => failure,
     }
 }
@@ -282,6 +291,21 @@ pub fn io(error: &SafetensorsError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_keeps_a_job_from_starting_has_a_code() {
+        let code = |error: CommError| match comm(&error) {
+            Failure::Plain(problem) => problem.code,
+            Failure::Spec { .. } => panic!("it is no mistake in a spec"),
+        };
+        let refused = |why| code(CommError::Refused { why, what: "x".into(), help: "y".into() });
+        assert_eq!(refused(Obstacle::Launcher), Some(codes::LAUNCHER_VARIABLES));
+        assert_eq!(refused(Obstacle::Unreachable), Some(codes::RENDEZVOUS_UNREACHABLE));
+        assert_eq!(refused(Obstacle::KeptOut), Some(codes::RENDEZVOUS_REFUSED));
+        assert_eq!(refused(Obstacle::Environment), None);
+        let differ = CommError::Disagree { what: "plan", ranks: vec![1], most: 3 };
+        assert_eq!(code(differ), Some(codes::RANKS_DIFFER));
+    }
 
     #[test]
     fn what_shows_a_bug_is_a_file_and_a_command() {

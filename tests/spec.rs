@@ -143,7 +143,9 @@ fn broken_specs_are_explained_at_the_planted_mistake() {
         });
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), files.len(), wrong.join("\n"));
-    let declared: BTreeSet<String> = codes::all().iter().map(|e| e.code.to_string()).collect();
+    // From E0601 on they are about jobs, not specs.
+    let of_specs = codes::all().into_iter().map(|e| e.code).filter(|code| code.0 < 600);
+    let declared: BTreeSet<String> = of_specs.map(|code| code.to_string()).collect();
     assert_eq!(seen, declared, "codes that are shown, and codes that are explained");
 }
 

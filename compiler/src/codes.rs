@@ -1,11 +1,11 @@
 //! Every error code with its explanation, as `perilune explain E0203` shows it.
 //!
 //! `E01xx` files and syntax, `E02xx` names and forms, `E03xx` ops ([`ops`]),
-//! `E04xx` constants and shapes between blocks, `E05xx` training.
+//! `E04xx` constants and shapes between blocks, `E05xx` training, `E06xx` jobs of many ranks.
 //!
 //! # Invariants
 //! - A code is never reused for another meaning; every code has a broken spec under
-//!   `tests/spec/err` (tested).
+//!   `tests/spec/err`, or, from E0601 on, a job that is refused in `tests/distributed` (tested).
 
 use crate::diagnostic::Code;
 
@@ -133,6 +133,16 @@ codes! {
     UNKNOWN_AXIS = 509, "unknown-axis", "A mesh has the axes `dp` (ranks that take different parts of the batch) and `ep` (ranks that hold different experts); tensors are cut over these.\n\nWrong: `mesh: Mesh({ \"data\": 4 })`\nRight: `mesh: Mesh({ \"dp\": 4 })`";
     /// The mesh does not divide something.
     MESH_DOES_NOT_DIVIDE = 510, "mesh-does-not-divide", "Every rank of a mesh takes as many sequences of each micro-batch and holds as many experts as any other, so `dp · ep` divides the batch and `ep` the number of experts. A tensor is cut over one axis.\n\nWrong: `mesh: Mesh({ \"dp\": 2, \"ep\": 2 })` with batch = 6.\nRight: batch = 8.";
+    /// What launchers set makes no sense together.
+    LAUNCHER_VARIABLES = 601, "launcher-variables", "The variables that tell a process its place in a job (mpirun's OMPI_COMM_WORLD_RANK, torchrun's RANK, srun's SLURM_PROCID, and the number of ranks beside each) contradict each other, are there by half, are no numbers, or name a launcher that nothing of this build connects. Going on would let a job fall apart into runs of one rank that nobody notices.\n\nWrong: `WORLD_SIZE=2 perilune train …`, without RANK.\nRight: start the job with one launcher, and unset what another one left: `env -u WORLD_SIZE perilune train …`.";
+    /// A rendezvous that is not reached, or to which not all ranks come.
+    RENDEZVOUS_UNREACHABLE = 602, "rendezvous-unreachable", "A rank does not reach the rendezvous of its job within a collective's deadline, or another rank does not come to it; that one is named. Look whether the machine that serves it can be reached at that port, and whether every rank was started.\n\nWrong: `PERILUNE_RENDEZVOUS=one:29400`, where no rank 0 runs on `one`, or a firewall is before the port.\nRight: the name of rank 0's machine and an open port; or leave it out, and rank 0 chooses.";
+    /// A rendezvous that does not let a rank in.
+    RENDEZVOUS_REFUSED = 603, "rendezvous-refused", "A rank reached the rendezvous, which does not let it in: it has another token, is of another version of Perilune, thinks of another number of ranks, or its place is taken. It is not of this job, or it was started in another way than the others.\n\nWrong: `PERILUNE_TOKEN` drawn on each machine.\nRight: drawn once and given to all ranks: `mpirun -x PERILUNE_TOKEN …`.";
+    /// Ranks that do not run the same thing.
+    RANKS_DIFFER = 604, "ranks-differ", "All ranks of a job run one plan on one corpus with the same settings. They compare what they have before the first step, and those that differ from most are named.\n\nWrong: a spec, a text or a program that was changed on one machine only; `--seed` or `--set` for some of the ranks.\nRight: the same command with the same files on all machines.";
+    /// A mesh that is not as large as the job.
+    MESH_AND_JOB = 605, "mesh-and-job", "The mesh of the step says how many ranks it is for, and the job has another number.\n\nWrong: `perilune launch --ranks 2 -- train … --mesh dp=4`\nRight: `perilune launch --ranks 4 -- train … --mesh dp=4`";
 }
 
 #[cfg(test)]

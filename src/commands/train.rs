@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use perilune_compiler::codes;
 use perilune_compiler::program::ArgKind;
 use perilune_plan::{Plan, TensorKind, container};
 use perilune_runtime::comm::Communicator;
@@ -120,9 +121,9 @@ fn check_ranks(plan: &Plan, ranks: u32) -> Result<(), Failure> {
         1 => format!("the step is for one rank, the job has {ranks}"),
         _ => format!("the mesh {mesh} has {needs} ranks, the job has {ranks}"),
     };
-    Err(Failure::input(headline).help(
-        "start as many ranks (`perilune launch --ranks N -- train …`), or name another --mesh",
-    ))
+    let help =
+        "start as many ranks (`perilune launch --ranks N -- train …`), or name another --mesh";
+    Err(Failure::input(headline).help(help).code(codes::MESH_AND_JOB))
 }
 
 /// All that a run needs beside its session.

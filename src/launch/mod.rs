@@ -39,7 +39,9 @@ pub const TIMEOUT: &str = "PERILUNE_COMM_TIMEOUT";
 const LOOK_EVERY: Duration = Duration::from_millis(30);
 /// What survivors get on top of a deadline to notice, write and end.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long a rank that is waited for by nobody any more may take to end.
+/// How long a rank may live on alone, after all others have ended.
+const ALONE: Duration = Duration::from_secs(1);
+/// How long a rank that is asked to end may take for it.
 const LAST: Duration = Duration::from_secs(2);
 /// How long mpirun may take to end after the last rank.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -227,7 +229,7 @@ impl Watch<'_> {
         let last = self.outcome.ended.last().map_or(0.0, |ended| ended.seconds);
         let alone = self.outcome.ended.len() + 1 >= self.request.ranks as usize;
         let due =
-            since(failed.seconds) > self.request.timeout + GRACE || (alone && since(last) > LAST);
+            since(failed.seconds) > self.request.timeout + GRACE || (alone && since(last) > ALONE);
         match self.asked {
             None if due => {
                 self.signal_all(Signal::TERM);

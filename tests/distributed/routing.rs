@@ -40,7 +40,9 @@ struct Recipe {
 }
 
 fn recipes() -> impl Strategy<Value = Recipe> {
-    let mesh = prop::sample::select(vec![(1, 2), (2, 1), (1, 3), (2, 2), (3, 2), (1, 4), (2, 3)]);
+    let small = vec![(1, 2), (2, 1), (1, 3), (2, 2), (3, 2), (1, 4), (2, 3)];
+    let large = vec![(1, 7), (1, 8), (2, 4), (4, 2), (8, 1)];
+    let mesh = prop::sample::select([small, large].concat());
     let routing = prop::sample::select(vec![Routing::Even, Routing::Uneven, Routing::FirstOnly]);
     (mesh, 1..3u64, 1..8u64, 1..4u64, 1..4u64, 0..2u64, routing, 1..3u64).prop_map(
         |((dp, ep), batch, seq, experts, top_k, shared, routing, accumulate)| Recipe {

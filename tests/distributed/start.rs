@@ -34,11 +34,11 @@ fn a_job_that_cannot_come_together_is_refused_before_anything_runs() {
     let unreachable = [(RENDEZVOUS, "127.0.0.1:1"), (TOKEN, "t")];
     let unreachable: Vec<_> = second.into_iter().chain(unreachable).collect();
     for (variables, said) in [
-        (&torchrun[..], "nothing connects the 2 processes that torchrun started"),
-        (&half, "`WORLD_SIZE` is set, but `RANK` is not"),
-        (&two, "`RANK` and `WORLD_SIZE` say rank 1 of 2"),
-        (&open, "`PERILUNE_TOKEN` is not"),
-        (&unreachable, "the rendezvous at 127.0.0.1:1 is not reached in 0.4 s"),
+        (&torchrun[..], "[E0601]: nothing connects the 2 processes that torchrun started"),
+        (&half, "[E0601]: `WORLD_SIZE` is set, but `RANK` is not"),
+        (&two, "[E0601]: `OMPI_COMM_WORLD_RANK` and `OMPI_COMM_WORLD_SIZE` say rank 0 of 2"),
+        (&open, "[E0601]: `PERILUNE_RENDEZVOUS` is set, but `PERILUNE_TOKEN` is not"),
+        (&unreachable, "[E0602]: the rendezvous at 127.0.0.1:1 is not reached in 0.4 s"),
     ] {
         let (code, stderr) = check(variables);
         assert_eq!(code, Some(3), "{variables:?}: {stderr}");
@@ -55,14 +55,14 @@ fn a_rank_with_the_wrong_token_or_of_another_job_is_kept_out() {
         let meeting = [(RENDEZVOUS, address.as_str()), (TOKEN, token)];
         check(&[place, meeting].concat())
     };
-    for ((rank, size, token), said) in [
-        (("0", "2", "wrong"), "the token is not that of this job"),
-        (("0", "3", "right"), "rank 0 of 3 does not fit a job of 2 ranks"),
-        (("0", "2", "right"), "has not seen rank 1 in 0.4 s"),
+    for ((rank, size, token), number, said) in [
+        (("0", "2", "wrong"), "[E0603]", "the token is not that of this job"),
+        (("0", "3", "right"), "[E0603]", "rank 0 of 3 does not fit a job of 2 ranks"),
+        (("0", "2", "right"), "[E0602]", "has not seen rank 1 in 0.4 s"),
     ] {
         let (code, stderr) = ranks(rank, size, token);
         assert_eq!(code, Some(3), "{stderr}");
-        assert!(stderr.contains(said), "{stderr}");
+        assert!(stderr.contains(said) && stderr.contains(number), "{stderr}");
     }
 }
 

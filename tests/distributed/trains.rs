@@ -96,6 +96,6 @@ fn a_job_that_does_not_fit_the_mesh_is_refused_by_every_rank() {
     let output = bench.launch("wrong", (2, "dp=4,ep=1"), &["--steps", "1"]).output();
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("the mesh dp=4 has 4 ranks, the job has 2"), "{err}");
+    assert!(err.contains("error[E0605]: the mesh dp=4 has 4 ranks, the job has 2"), "{err}");
     assert!(!bench.path("wrong/metrics.jsonl").exists());
 }

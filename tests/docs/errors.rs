@@ -7,19 +7,20 @@ use perilune_compiler::codes;
 use crate::committed::heading;
 
 /// What each hundred of codes is about.
-const SECTIONS: [(u16, &str); 5] = [
+const SECTIONS: [(u16, &str); 6] = [
     (1, "Files and syntax"),
     (2, "Names and forms"),
     (3, "Ops"),
     (4, "Constants and shapes between blocks"),
     (5, "Training"),
+    (6, "Jobs of many ranks"),
 ];
 
 /// The page.
 pub(crate) fn page() -> String {
     let mut out = heading("Error codes", "compiler/src/codes.rs");
     out.push_str(
-        "Every mistake that can be made in a spec has a code.\n\
+        "Every mistake that can be made in a spec or in starting a job has a code.\n\
          `perilune explain E0203` prints the same text, by number or by name.\n\
          All mistakes of a spec are reported in one run, each with its place and a way out; a spec \
          with errors ends with exit code 1, warnings alone do not.\n",

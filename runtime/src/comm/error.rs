@@ -23,6 +23,8 @@ pub enum CommError {
     /// The ranks of a job cannot come together: what started them, or where they meet, is wrong.
     #[error("{what}")]
     Refused {
+        /// Which kind of thing is wrong.
+        why: Obstacle,
         /// What is wrong.
         what: String,
         /// What to do.
@@ -46,6 +48,19 @@ pub enum CommError {
         /// Its words.
         what: String,
     },
+}
+
+/// What keeps the ranks of a job from coming together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// What launchers set contradicts itself, or is there by half.
+    Launcher,
+    /// The rendezvous is not reached, or not all ranks come to it in time.
+    Unreachable,
+    /// The rendezvous does not let a rank in.
+    KeptOut,
+    /// The build or the machine lacks something.
+    Environment,
 }
 
 fn named(ranks: &[u32]) -> String {

@@ -38,7 +38,7 @@ pub use self::mpi::{Mpi, Started};
 pub use blame::{Inside, Life, Standing};
 pub use collective::{all_gather, all_reduce, barrier, broadcast};
 pub use delayed::Delayed;
-pub use error::{Cause, CommError, Lost};
+pub use error::{Cause, CommError, Lost, Obstacle};
 pub use in_process::InProcess;
 pub use reduce::{Combine, reduce_pairwise};
 pub use single::Single;

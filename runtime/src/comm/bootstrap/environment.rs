@@ -12,7 +12,7 @@
 //! # Invariants
 //! - Pure: the variables come from the caller.
 
-use super::{CommError, JOB, RENDEZVOUS, TOKEN};
+use super::{CommError, JOB, Obstacle, RENDEZVOUS, TOKEN};
 
 /// Most ranks of a job.
 const MAX_RANKS: u32 = 1 << 16;
@@ -127,13 +127,13 @@ fn place(variables: Variables<'_>, names: [&'static str; 3]) -> Result<Option<Pl
             let (there, absent) = if rank.is_some() { (0, 1) } else { (1, 0) };
             let what = format!("`{}` is set, but `{}` is not", names[there], names[absent]);
             let help = "a launcher sets both; unset it to run on one rank".to_owned();
-            return Err(CommError::Refused { what, help });
+            return Err(CommError::Refused { why: Obstacle::Launcher, what, help });
         }
     };
     if rank >= size || size > MAX_RANKS {
         let what = format!("`{}` is {rank} and `{}` is {size}", names[0], names[1]);
         let help = format!("ranks count from 0, and there are {MAX_RANKS} at most");
-        return Err(CommError::Refused { what, help });
+        return Err(CommError::Refused { why: Obstacle::Launcher, what, help });
     }
     Ok(Some(Place { rank, size, local: number(variables, names[2])?, names }))
 }
@@ -151,6 +151,7 @@ fn slurm(variables: Variables<'_>) -> Result<Option<Place>, CommError> {
 fn number(variables: Variables<'_>, name: &str) -> Result<Option<u32>, CommError> {
     let Some(text) = variables(name) else { return Ok(None) };
     text.trim().parse().map(Some).map_err(|_| CommError::Refused {
+        why: Obstacle::Launcher,
         what: format!("`{name}` is `{text}`, which is no number"),
         help: "a launcher sets it; unset it to run on one rank".to_owned(),
     })
@@ -162,6 +163,7 @@ fn contradiction(one: &Place, other: &Place) -> CommError {
         format!("`{rank}` and `{size}` say rank {} of {}", place.rank, place.size)
     };
     CommError::Refused {
+        why: Obstacle::Launcher,
         what: format!("{}, but {}", says(one), says(other)),
         help: "start the job with one launcher, and unset what another one left".to_owned(),
     }
@@ -188,6 +190,7 @@ fn meeting(variables: Variables<'_>) -> Result<Option<Meeting>, CommError> {
     match variables(TOKEN).filter(|token| !token.is_empty()) {
         Some(token) => Ok(Some(Meeting { address, token })),
         None => Err(CommError::Refused {
+            why: Obstacle::Launcher,
             what: format!("`{RENDEZVOUS}` is set, but `{TOKEN}` is not"),
             help: "give every rank the token of the job".to_owned(),
         }),

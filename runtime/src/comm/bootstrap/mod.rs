@@ -29,7 +29,7 @@ pub use environment::{Job, Launcher, Meeting, discover};
 pub use rendezvous::{Client, Heard, Server};
 pub use serve::token;
 
-use super::{CommError, Communicator, DEFAULT_TIMEOUT, Single};
+use super::{CommError, Communicator, DEFAULT_TIMEOUT, Obstacle, Single};
 
 /// Variable that says where the ranks of a job meet, `host:port`.
 pub const RENDEZVOUS: &str = "PERILUNE_RENDEZVOUS";
@@ -81,6 +81,7 @@ impl Job {
             Launcher::Mpirun | Launcher::Slurm => self.connect_mpi(settings, met),
             Launcher::Torchrun if self.size == 1 => Ok(Box::new(Single::new())),
             Launcher::Torchrun => Err(CommError::Refused {
+                why: Obstacle::Launcher,
                 what: format!("nothing connects the {} processes that torchrun started", self.size),
                 help: "start the job with `perilune launch`, mpirun or srun".to_owned(),
             }),
@@ -113,6 +114,7 @@ impl Job {
         let started = super::mpi::Started::new()?;
         if (started.rank, started.size) != (self.rank, self.size) {
             return Err(CommError::Refused {
+                why: Obstacle::Launcher,
                 what: format!(
                     "{} says rank {} of {}, MPI says rank {} of {}",
                     self.launcher, self.rank, self.size, started.rank, started.size
@@ -123,6 +125,7 @@ impl Job {
         let flight =
             super::flight::Flight::start(&settings.flight, &self.id, (self.rank, self.size));
         let flight = flight.map_err(|error| CommError::Refused {
+            why: Obstacle::Environment,
             what: format!("cannot record in `{}`: {error}", settings.flight.display()),
             help: "name a folder that may be written".to_owned(),
         })?;
@@ -133,6 +136,7 @@ impl Job {
                 None => self.meet_over(&mut comm, settings)?,
             };
             comm.attach(met).map_err(|error| CommError::Refused {
+                why: Obstacle::Environment,
                 what: format!("cannot stay with the rendezvous: {error}"),
                 help: "allow this job more threads, and look whether rank 0 lives".to_owned(),
             })?;
@@ -156,6 +160,7 @@ impl Job {
         let all: Vec<u32> = (0..self.size).collect();
         super::broadcast(comm, &site, (&all, 0), &mut said)?;
         let meeting = announce::announced(&said).ok_or_else(|| CommError::Refused {
+            why: Obstacle::Environment,
             what: "rank 0 does not say where the rendezvous is".to_owned(),
             help: "start the same version of perilune on every rank".to_owned(),
         })?;
@@ -172,6 +177,7 @@ impl Job {
             return Ok(Box::new(Single::new()));
         }
         Err(CommError::Refused {
+            why: Obstacle::Environment,
             what: format!(
                 "{} started {} ranks, but this build has no MPI",
                 self.launcher, self.size

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 
-use super::{CommError, Meeting, Server};
+use super::{CommError, Meeting, Obstacle, Server};
 
 /// A word that cannot be guessed.
 ///
@@ -31,6 +31,7 @@ pub(super) fn at(meeting: &Meeting, size: u32) -> Result<Option<Server>, CommErr
 
 pub(super) fn cannot(address: &str, error: &std::io::Error) -> CommError {
     CommError::Refused {
+        why: Obstacle::Environment,
         what: format!("rank 0 cannot serve a rendezvous at {address}: {error}"),
         help: "name another one with `PERILUNE_RENDEZVOUS` and `PERILUNE_TOKEN`".to_owned(),
     }

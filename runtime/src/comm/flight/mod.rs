@@ -52,7 +52,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A rank that waits, but has not written to its ring for so long, does not answer.
 const SILENT: Duration = Duration::from_secs(5);
 /// How long a rank that has given up stays for the others at most.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(1);
 /// A rank that has not beaten for half a deadline does not answer; at least and at most so long.
 const SILENT_LIMITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -108,6 +108,11 @@ impl Flight {
         }
     }
 
+    /// Waits until what the others told until now is known here; false where that cannot be.
+    fn settle(&self) -> bool {
+        self.pulse.as_ref().is_some_and(Pulse::settle)
+    }
+
     fn tell_now(&self) {
         if let Some(pulse) = &self.pulse {
             pulse.tell_now(self.recorder.standing());
@@ -155,9 +160,7 @@ impl Flight {
     pub fn judge(&mut self, missing: &[u32]) -> Lost {
         self.recorder.wait_for(missing);
         self.tell();
-        if let Some(pulse) = &self.pulse {
-            pulse.settle();
-        }
+        self.settle();
         self.culprit(missing)
     }
 
@@ -176,16 +179,18 @@ impl Flight {
 
     /// A loss in the collective that is under way.
     pub fn lost(&self, rank: u32, cause: Cause) -> Lost {
-        let told = self.told(rank);
+        let told = self.told(rank).or_else(|| {
+            // It may have told of itself since it was last looked at.
+            self.settle();
+            self.told(rank)
+        });
         let host = told.map_or_else(|| "unknown host".to_owned(), |(_, ring, _)| ring.process.host);
         Lost { rank, host, cause, site: self.recorder.site().clone(), waited: self.waited() }
     }
 
     /// The collective that `rank` has entered by now, in words.
     pub fn entered(&self, rank: u32) -> String {
-        if let Some(pulse) = &self.pulse {
-            pulse.settle();
-        }
+        self.settle();
         let record = self.told(rank).and_then(|(_, _, record)| record);
         record.map_or_else(|| "another collective".to_owned(), |record| record.site.to_string())
     }
@@ -202,17 +207,17 @@ impl Flight {
     /// may end all ranks as soon as one has ended. One that serves the rendezvous stays until they have
     /// heard why.
     pub fn leave(&mut self, exit: u8) {
-        let gave_up = self.recorder.has_given_up();
         self.recorder.leave(exit);
         self.tell_now();
         let Some(pulse) = self.pulse.as_ref().filter(|_| exit != 0) else { return };
-        if gave_up {
+        if let Some(blamed) = self.recorder.blamed() {
             let begin = Instant::now();
-            let others = || (0..self.recorder.size()).filter(|rank| *rank != self.recorder.rank());
+            let but = [blamed, self.recorder.rank()];
+            let others = || (0..self.recorder.size()).filter(|rank| !but.contains(rank));
             let open = || others().any(|rank| self.is_open(rank));
-            while open() && begin.elapsed() < LINGER && pulse.settle() {}
+            while open() && begin.elapsed() < LINGER && self.settle() {}
         } else if pulse.serves() {
-            pulse.settle();
+            self.settle();
         }
     }
 

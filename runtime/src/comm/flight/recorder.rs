@@ -21,7 +21,8 @@ pub struct Recorder {
     /// Collectives begun in each group.
     by_group: BTreeMap<Vec<u32>, u64>,
     current: Current,
-    given_up: bool,
+    /// The rank because of which this one has given up.
+    blamed: Option<u32>,
     /// The lines that say where this rank stands, as last written.
     standing: [String; STANDING_LINES],
 }
@@ -87,7 +88,7 @@ impl Recorder {
             begun: 0,
             by_group,
             current,
-            given_up: false,
+            blamed: None,
             standing: Default::default(),
         };
         recorder.put(0, who)?;
@@ -105,9 +106,9 @@ impl Recorder {
         self.size
     }
 
-    /// Whether this rank has given up because of another one.
-    pub(super) fn has_given_up(&self) -> bool {
-        self.given_up
+    /// The rank because of which this one has given up.
+    pub(super) fn blamed(&self) -> Option<u32> {
+        self.blamed
     }
 
     /// Where this rank stands, for [`Ring::parse`](super::Ring::parse).
@@ -161,7 +162,7 @@ impl Recorder {
     }
 
     pub(super) fn give_up(&mut self, lost: &Lost) {
-        self.given_up = true;
+        self.blamed = Some(lost.rank);
         let (cause, numbers, entered) = match &lost.cause {
             Cause::Gone => ("gone", [0, 0], ""),
             Cause::Ended { exit } => ("ended", [u64::from(*exit), 0], ""),

@@ -159,13 +159,15 @@ fn who_gives_up_stays_until_the_others_have_too_but_not_for_ever() {
     first.give_up(&lost);
     let stayed = leaving.join().expect("no panic");
     assert!(stayed >= LINGER / 4 && stayed < LINGER, "until rank 0 gave up: {stayed:?}");
-    let (_folder, _server, mut flights) = watched(2);
-    flights[0].begin(&site(1), &[0, 1], 0);
-    let begin = Instant::now();
-    let lost = flights[0].lost(1, Cause::Late);
-    flights[0].give_up(&lost);
-    flights[0].leave(11);
-    assert!(begin.elapsed() >= LINGER, "rank 1 has not given up");
+    for (size, waits) in [(2, false), (3, true)] {
+        let (_folder, _server, mut flights) = watched(size);
+        flights[0].begin(&site(1), &[0, 1], 0);
+        let lost = flights[0].lost(1, Cause::Late);
+        flights[0].give_up(&lost);
+        let begin = Instant::now();
+        flights[0].leave(11);
+        assert_eq!(begin.elapsed() >= LINGER, waits, "for rank 2, not for the one it blames");
+    }
 }
 
 #[test]

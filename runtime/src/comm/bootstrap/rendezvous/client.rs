@@ -3,7 +3,7 @@
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use super::super::{CommError, Meeting};
+use super::super::{CommError, Meeting, Obstacle};
 use super::frame::{
     ABSENT, BEAT, GET, Heard, Hello, LOOK, OK, SET, decode_rank, read_frame, write_frame,
 };
@@ -55,7 +55,9 @@ impl Client {
                     Err(error) => {
                         let seconds = timeout.as_secs_f64();
                         let what = format!("is not reached in {seconds:.1} s: {error}");
-                        said = said.or_else(|| Some(refused(&meeting.address, &what)));
+                        said = said.or_else(|| {
+                            Some(refused(&meeting.address, Obstacle::Unreachable, &what))
+                        });
                     }
                 }
             }
@@ -79,7 +81,8 @@ impl Client {
             }
             (_, why) => {
                 let why = String::from_utf8_lossy(&why).into_owned();
-                Err(client.refused(&format!("does not let rank {rank} in: {why}")))
+                let what = format!("does not let rank {rank} in: {why}");
+                Err(refused(&client.address, Obstacle::KeptOut, &what))
             }
         }
     }
@@ -204,12 +207,13 @@ impl Client {
     }
 
     fn refused(&self, what: &str) -> CommError {
-        refused(&self.address, what)
+        refused(&self.address, Obstacle::Unreachable, what)
     }
 }
 
-fn refused(address: &str, what: &str) -> CommError {
+fn refused(address: &str, why: Obstacle, what: &str) -> CommError {
     CommError::Refused {
+        why,
         what: format!("the rendezvous at {address} {what}"),
         help: "every rank needs the address, the token and the number of ranks of its job"
             .to_owned(),

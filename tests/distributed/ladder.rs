@@ -195,7 +195,7 @@ impl Model {
         let Place { dp, ep, zero, slices } = place;
         let most = |of: &dyn Fn(&RankUse) -> u64| run.ranks.iter().map(of).max().unwrap_or(0);
         let off = run.ranks.iter().filter_map(memory_difference).fold(0.0, f64::max);
-        if self.is_large {
+        if self.is_large && run.ranks.len() > 1 {
             assert!(off <= MEMORY_BOUND, "{} on {place:?}: {:?}", self.name, run.ranks);
         }
         let sent: u64 = run.ranks.iter().map(|rank| rank.sent_bytes).sum();
@@ -382,8 +382,9 @@ fn training_on_every_mesh_is_that_of_one_rank() {
     if asked().is_empty() {
         let some = [Place { dp: 2, ep: 2, zero: 1, slices: 0 }];
         NANO.compare(some.into_iter(), &mut |_| {});
-        let tiny = Model { steps: "2", ..TINY };
-        tiny.compare([Place { dp: 1, ep: 2, zero: 2, slices: 0 }].into_iter(), &mut |_| {});
+        let longer = Model { sets: &["batch=8", "seq=128"], steps: "1", is_large: true, ..TINY };
+        let some = [(2, 1, 1), (1, 2, 2)].map(|(dp, ep, zero)| Place { dp, ep, zero, slices: 0 });
+        longer.compare(some.into_iter(), &mut |_| {});
         return;
     }
     let mut all = Vec::new();
@@ -401,7 +402,7 @@ fn training_on_every_mesh_is_that_of_one_rank() {
         EXTENTS.iter().for_each(|dp| few.bits(at_equal_dp(*dp), &mut note));
         model.compare(every_place(), &mut note);
     }
-    println!("{}", super::mesh_table::table(&all));
+    eprintln!("{}", super::mesh_table::table(&all));
 }
 
 #[test]

@@ -6,8 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use perilune_plan::Mesh;
 use perilune_runtime::io::checkpoint::{
-    CheckpointError, DataCursor, MIN_KEPT, Skipped, Snapshot, Store,
+    CheckpointError, DataCursor, Loaded, MIN_KEPT, Skipped, Snapshot, Store,
 };
 use perilune_runtime::{HostTensor, Session};
 
@@ -20,12 +21,27 @@ const FOLDER: &str = "checkpoints";
 /// What makes a run the same run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Hash of the plan's file.
+    /// Hash of the plan's file, and the mesh it is for; see [`Identity::plan_on`].
     pub plan: String,
     /// Hash of the data.
     pub data: String,
     /// Seed of initial weights and batches.
     pub seed: u64,
+}
+
+/// What stands between the hash of a plan and its mesh.
+const ON: &str = " on ";
+
+impl Identity {
+    /// What a plan's checkpoints say they are of: the hash of its file, and its mesh.
+    pub fn plan_on(hash: &str, mesh: &Mesh) -> String {
+        format!("{hash}{ON}{mesh}")
+    }
+
+    /// The mesh in what a checkpoint says it is of.
+    pub fn mesh_of(plan: &str) -> Option<&str> {
+        Some(plan.split_once(ON)?.1)
+    }
 }
 
 /// The checkpoints in a run's folder.
@@ -45,6 +61,11 @@ impl Checkpoints {
         let keep = usize::try_from(keep).unwrap_or(usize::MAX).max(MIN_KEPT);
         let store = Store::new(&folder, keep).map_err(|error| failure(&error))?;
         Ok(Checkpoints { folder, store, identity })
+    }
+
+    /// The run that they are of.
+    pub fn identity(&self) -> Identity {
+        self.identity.clone()
     }
 
     /// Where they are.
@@ -67,6 +88,31 @@ impl Checkpoints {
     /// When it is not there, or damaged.
     pub fn at(&self, step: u64) -> Result<Snapshot, Failure> {
         self.store.load(step).map_err(|error| failure(&error))
+    }
+
+    /// Steps that have one, ascending.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn steps(&self) -> Result<Vec<u64>, Failure> {
+        self.store.steps().map_err(|error| failure(&error))
+    }
+
+    /// The checkpoint of a step, if it is of this run.
+    ///
+    /// # Errors
+    /// When it is not there, damaged, or of another run.
+    pub fn of_run(&self, step: u64) -> Result<Snapshot, Failure> {
+        let found = self.at(step)?;
+        self.expect(&found).map(|()| found)
+    }
+
+    /// The plan that the newest valid one is of, as it says.
+    ///
+    /// # Errors
+    /// When there is none, or none is valid.
+    pub fn newest_plan(&self) -> Result<String, Failure> {
+        Ok(self.load_newest()?.snapshot.plan)
     }
 
     /// Removes all of them.
@@ -99,27 +145,33 @@ impl Checkpoints {
     /// # Errors
     /// When there is none, none is valid, or it belongs to another run.
     pub fn newest(&self) -> Result<(Snapshot, Vec<Skipped>), Failure> {
-        let loaded =
-            self.store.load_newest().map_err(|error| failure(&error))?.ok_or_else(|| {
-                Failure::input(format!(
-                    "`{}` has no checkpoint to go on from",
-                    self.folder.display()
-                ))
+        let loaded = self.load_newest()?;
+        self.expect(&loaded.snapshot)?;
+        Ok((loaded.snapshot, loaded.skipped))
+    }
+
+    fn load_newest(&self) -> Result<Loaded, Failure> {
+        self.store.load_newest().map_err(|error| failure(&error))?.ok_or_else(|| {
+            Failure::input(format!("`{}` has no checkpoint to go on from", self.folder.display()))
                 .help("leave out --resume to start a run, or give the run's folder with --out")
-            })?;
-        let found = &loaded.snapshot;
+        })
+    }
+
+    /// A checkpoint must be of this run.
+    fn expect(&self, found: &Snapshot) -> Result<(), Failure> {
         let differs = match &self.identity {
             own if found.plan != own.plan => "another plan",
             own if found.data.source != own.data => "other data",
             own if found.data.seed != own.seed => "another seed",
-            _ => return Ok((loaded.snapshot, loaded.skipped)),
+            _ => return Ok(()),
         };
         let place = self.folder.join(format!("step-{}", found.step));
         let headline = format!("the checkpoint `{}` is of {differs}", place.display());
         let help = match differs {
             "another plan" => {
                 "the spec, its files, a `--set` or Perilune itself is not what the run began with; \
-                 put it back, or start anew with --overwrite or another --out"
+                 put it back (the mesh may be another), or start anew with --overwrite or another \
+                 --out"
                     .to_owned()
             }
             "another seed" => format!("pass --seed {}", found.data.seed),

@@ -82,16 +82,17 @@ pub fn peak_rss_bytes() -> u64 {
     resident("VmHWM:").unwrap_or(0)
 }
 
-/// What every rank held and sent; every rank calls it. `snapshots`: the run copies what it keeps.
+/// What every rank held and sent; every rank calls it. `copied`: bytes that checkpoints
+/// take while they are saved or read.
 ///
 /// # Errors
 /// A lost rank.
 pub fn of_ranks(
     session: &mut Session,
     watch: &Watch,
-    snapshots: bool,
+    copied: u64,
 ) -> Result<Vec<RankUse>, Failure> {
-    let own = own(session, watch, snapshots);
+    let own = own(session, watch, copied);
     let measured = own.measured_bytes.unwrap_or(u64::MAX);
     let numbers = [
         own.weight_bytes,
@@ -121,12 +122,10 @@ pub fn of_ranks(
     Ok(used.collect())
 }
 
-fn own(session: &mut Session, watch: &Watch, snapshots: bool) -> RankUse {
+fn own(session: &mut Session, watch: &Watch, copied: u64) -> RankUse {
     let rank = session.rank();
     let mut memory = of_training(session.plan(), rank);
-    if snapshots {
-        memory.staging = memory.staging.max(memory.tensors());
-    }
+    memory.staging = memory.staging.max(copied);
     let code_bytes = session.code_bytes();
     RankUse {
         rank,

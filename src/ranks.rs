@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use perilune_plan::DType;
 use perilune_runtime::comm::bootstrap::agree;
-use perilune_runtime::comm::{Combine, Communicator, Site, all_gather, all_reduce};
+use perilune_runtime::comm::{Combine, Communicator, Site, all_gather, all_reduce, broadcast};
 
 use crate::exit::Failure;
 use crate::pipeline::comm as failure;
@@ -52,6 +52,26 @@ fn decide(
     let how = (combine, DType::i32);
     all_reduce(comm, &site, &all, how, &mut bytes).map_err(|error| failure(&error))?;
     Ok(i32::from_le_bytes(bytes))
+}
+
+/// A text of rank 0, of at most 4,096 bytes; what the other ranks give has no meaning.
+///
+/// # Errors
+/// A lost rank.
+pub fn told(
+    comm: &mut dyn Communicator,
+    what: &'static str,
+    text: &str,
+) -> Result<String, Failure> {
+    const MOST: usize = 4096;
+    let site = Site { entry: "run", step: 0, name: "broadcast", node: what };
+    let all: Vec<u32> = (0..comm.size()).collect();
+    let mut bytes = text.as_bytes().to_vec();
+    // Zeros, which no text of ours holds, fill it up.
+    bytes.resize(MOST, 0);
+    broadcast(comm, &site, (&all, 0), &mut bytes).map_err(|error| failure(&error))?;
+    let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(MOST);
+    Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
 }
 
 /// The numbers of every rank, in the order of ranks.

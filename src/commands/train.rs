@@ -31,6 +31,7 @@ use crate::corpus::{Corpus, Entropies};
 use crate::exit::{Exit, Failure};
 use crate::memory::{self, RankUse, Watch};
 use crate::metrics::{self, End, Ranks, Record, Run};
+use crate::moved::Earlier;
 use crate::number::grouped;
 use crate::pipeline::{self, Checked, runtime};
 use crate::signals::Signals;
@@ -138,6 +139,8 @@ struct Prepared {
     entropies: Entropies,
     /// Memory since the plan was compiled.
     watch: Watch,
+    /// What was put together from the checkpoints of another mesh.
+    moved_bytes: u64,
 }
 
 /// Reads, checks and compiles; all ranks find that they have the same run.
@@ -172,9 +175,24 @@ fn prepare(
     let watch = Watch::start();
     let identity = (bytes.as_slice(), settings.seed);
     let checkpoints = checkpoints(&folder, &checked, &corpus, identity)?;
-    let resumed = if args.resume { Some(newest(console, &checkpoints, comm)?) } else { None };
+    let (mut resumed, mut moved_bytes) = (None, 0);
+    if args.resume {
+        let (snapshot, moved) = going_on(console, args, (&checkpoints, &plan), comm)?;
+        (resumed, moved_bytes) = (Some(snapshot), moved);
+    }
     settings.done = resumed.as_ref().map_or(0, |snapshot| snapshot.step);
-    Ok((Prepared { corpus, settings, run, bytes, checkpoints, resumed, entropies, watch }, plan))
+    let prepared = Prepared {
+        corpus,
+        settings,
+        run,
+        bytes,
+        checkpoints,
+        resumed,
+        entropies,
+        watch,
+        moved_bytes,
+    };
+    Ok((prepared, plan))
 }
 
 fn train(
@@ -183,8 +201,8 @@ fn train(
     prepared: Prepared,
     session: &mut Session,
 ) -> Result<Exit, Failure> {
-    let Prepared { corpus, settings, mut run, bytes, mut checkpoints, resumed, entropies, watch } =
-        prepared;
+    let Prepared { corpus, settings, mut run, bytes, mut checkpoints, .. } = prepared;
+    let Prepared { resumed, entropies, watch, moved_bytes, .. } = prepared;
     let writes = session.rank() == 0;
     training::check(session, &corpus, &settings)?;
     // Nothing of an old run goes before the new one can begin.
@@ -200,11 +218,13 @@ fn train(
     run.threads = session.threads();
     let out = writes.then_some(args.out.as_path());
     let mut log = Log::start(console, out, (run, settings.done), checkpoints)?;
-    let snapshots = settings.checkpoint_every > 0 || settings.done > 0;
+    let copies = settings.checkpoint_every > 0 || settings.done > 0;
+    let held = memory::of_training(session.plan(), session.rank()).tensors();
+    let copied = if copies { held.max(moved_bytes) } else { 0 };
     let trained = training::train(session, &corpus, &settings, &mut log);
     let outcome = trained.and_then(|end| {
         weights::write(session, &args.out.join("weights.safetensors"))?;
-        let used = memory::of_ranks(session, &watch, snapshots)?;
+        let used = memory::of_ranks(session, &watch, copied)?;
         log.record(Record::Ranks(Ranks { ranks: used.clone() }))?;
         Ok((end, used))
     });
@@ -257,7 +277,7 @@ fn checkpoints(
     corpus: &Corpus,
     (plan, seed): (&[u8], u64),
 ) -> Result<Checkpoints, Failure> {
-    let plan = blake3::hash(plan).to_hex().to_string();
+    let plan = Identity::plan_on(blake3::hash(plan).to_hex().as_str(), &checked.elaborated.mesh);
     let data = corpus.hash();
     Checkpoints::below(folder, run_setting(checked, "keep", KEPT), Identity { plan, data, seed })
 }
@@ -271,6 +291,31 @@ fn free_for_a_new_run(args: &Args, folder: &Path) -> Result<(), Failure> {
     let headline = format!("`{}` holds a run of {step} steps", args.out.display());
     Err(Failure::input(headline)
         .help("--resume goes on with it, --overwrite starts anew, --out names another folder"))
+}
+
+/// What the run goes on from, and how many bytes were put together for it from the checkpoints of
+/// another mesh.
+fn going_on(
+    console: &Console,
+    args: &Args,
+    (checkpoints, plan): (&Checkpoints, &Plan),
+    comm: &mut dyn Communicator,
+) -> Result<(Snapshot, u64), Failure> {
+    let identity = checkpoints.identity();
+    let found = if comm.rank() == 0 { checkpoints.newest_plan()? } else { String::new() };
+    let found = ranks::told(comm, "resume", &found)?;
+    let mesh = Identity::mesh_of(&found).filter(|mesh| *mesh != plan.mesh.to_string());
+    let Some(mesh) = mesh else { return Ok((newest(console, checkpoints, comm)?, 0)) };
+    let sets = &args.spec.sets;
+    let checked = pipeline::check_file_on(&args.spec.spec, sets, Some(mesh))?;
+    let earlier = pipeline::compile(&checked.elaborated, args.device.kind()?)?;
+    let bytes = container::write(&earlier).map_err(|error| Failure::internal(error.to_string()))?;
+    let hash = blake3::hash(&bytes).to_hex();
+    let identity = Identity { plan: Identity::plan_on(hash.as_str(), &earlier.mesh), ..identity };
+    let earlier = Earlier { plan: &earlier, identity, out: &args.out };
+    let snapshot = earlier.snapshot(plan, comm)?;
+    console.note(&format!("going on after step {}, which {mesh} has saved", snapshot.step));
+    Ok((snapshot, earlier.whole_bytes()))
 }
 
 /// What the run goes on from; for ranks the newest step that all of them have.

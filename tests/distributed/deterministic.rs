@@ -2,7 +2,7 @@
 
 use perilune_runtime::shards;
 
-use crate::job::Outcome;
+use crate::job::{Case, Outcome};
 use crate::meshes::nano;
 
 /// Whether a rank saw and holds exactly what one rank does.
@@ -49,4 +49,17 @@ fn slices_and_micro_batches_and_zero_go_together() {
     let case = nano(&[("batch", "4"), ("seq", "20")], &edits, 3);
     let two = case.run("dp=2").remove(0);
     assert_same_bits(&two, &case.run("dp=2,ep=2"), "dp=2,ep=2");
+}
+
+#[test]
+fn norms_over_experts_are_summed_in_the_same_parts_whatever_ranks_hold_them() {
+    let edits = [
+        ("norm_weight_decay: 0.0", "norm_weight_decay: 0.0, tau: 0.25, tau_end: 0.25"),
+        ("clip_grad_norm: None", "clip_grad_norm: Some(0.5)"),
+        ("metrics: {", "reduction_slices: 4, metrics: {"),
+    ];
+    let mut case = Case::shipped("k2-tiny/train.ron", &[("batch", "4"), ("seq", "32")], 1);
+    edits.iter().for_each(|(from, to)| case.edit("k2-tiny/train.ron", from, to));
+    let one = case.run("").remove(0);
+    assert_same_bits(&one, &case.run("ep=2"), "ep=2");
 }

@@ -88,6 +88,49 @@ fn a_run_on_ranks_is_left_and_gone_on_with_as_if_it_had_not_been() {
 }
 
 #[test]
+fn a_run_goes_on_on_another_mesh_as_if_it_had_always_been_there() {
+    if !has_mpi() {
+        return;
+    }
+    let bench = with_zero(1);
+    let every = |steps: &'static str| {
+        ["--steps", steps, "--eval-every", "0", "--checkpoint-every", "4", "--resume"]
+    };
+    let alone = (1, "dp=1,ep=1");
+    bench.together("whole", alone, &every("12")[..6]);
+    bench.together("moved", (2, "dp=2,ep=1"), &every("4")[..6]);
+    for (on, steps) in [((4, "dp=2,ep=2"), "7"), ((2, "dp=1,ep=2"), "10"), (alone, "12")] {
+        bench.together("moved", on, &every(steps));
+    }
+    let (moved, whole) = (bench.losses("moved"), bench.losses("whole"));
+    assert_eq!(moved.len(), 12);
+    for (step, (found, expected)) in moved.iter().zip(&whole).enumerate() {
+        let off = (found - expected).abs() / expected.abs();
+        assert!(off < 2e-4, "step {step}: {found}, {expected} on one rank");
+    }
+    let weights = |out: &str| fs::metadata(bench.path(out).join("weights.safetensors"));
+    let length = |out: &str| weights(out).expect("weights").len();
+    assert_eq!(length("moved"), length("whole"));
+}
+
+#[test]
+fn another_step_than_the_one_that_was_saved_is_refused_on_another_mesh_too() {
+    if !has_mpi() {
+        return;
+    }
+    let bench = with_zero(1);
+    let steps = ["--steps", "2", "--eval-every", "0", "--checkpoint-every", "2"];
+    bench.together("run", (2, "dp=2,ep=1"), &steps);
+    bench.edit("k2-nano/train.ron", "peak: 2e-3", "peak: 1e-3");
+    let more = ["--steps", "4", "--eval-every", "0", "--checkpoint-every", "2", "--resume"];
+    let output = bench.launch("run", (2, "dp=1,ep=2"), &more).output();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("is of another plan") && err.contains("the mesh may be another"), "{err}");
+    assert_eq!(bench.losses("run").len(), 2, "its records stay");
+}
+
+#[test]
 fn a_job_that_does_not_fit_the_mesh_is_refused_by_every_rank() {
     if !has_mpi() {
         return;

@@ -14,9 +14,13 @@ mod errors;
 mod forms;
 mod findings;
 mod fusion;
+mod meshes;
 mod ops;
 mod plan;
 mod stages;
+
+#[path = "../workbench/mesh_table.rs"]
+mod mesh_table;
 
 use session::run_pages;
 
@@ -30,6 +34,7 @@ fn generated_pages_are_current() {
         ("docs/reference/cli.md", cli::page()),
         ("docs/reference/forms.md", forms::page()),
         ("docs/reference/plan.md", plan::page()),
+        ("docs/reference/meshes.md", meshes::page()),
         ("docs/stages.md", stages::page()),
     ];
     let stale: Vec<String> =

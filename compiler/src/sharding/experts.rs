@@ -338,7 +338,9 @@ pub(super) fn ragged(
     Ok(Ok(vec![match op.form {
         Ragged::Rows { .. } => State::of(value, Form::Routed(*id)),
         Ragged::Outer => {
-            let form = match axes.is_empty() {
+            // With slices it is cut, over no axes if need be, so that sums over experts are taken in
+            // the same parts on every mesh.
+            let form = match axes.is_empty() && cx.slices == 0 {
                 true => Form::Whole,
                 false => Form::Split(split(0, &axes)),
             };

@@ -197,7 +197,7 @@ pub fn lines(used: &[RankUse]) -> Vec<String> {
     let line = |one: &RankUse| {
         let RankUse { rank, promised_bytes, measured_bytes, .. } = one;
         let measured = measured_bytes.map_or_else(|| "not measured".to_owned(), bytes);
-        format!("memory of rank {rank:<4}{measured} of {} promised", bytes(*promised_bytes))
+        format!("memory of rank {rank:<3}{measured} of {} promised", bytes(*promised_bytes))
     };
     used.iter().map(line).collect()
 }

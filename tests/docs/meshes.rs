@@ -34,7 +34,8 @@ pub(crate) fn page() -> String {
          * same bits: losses, norms, loads, logits and the file of weights are equal to the last bit.\n\
          * sent: by all ranks together; state, promised and measured: of the rank that has most.\n\
          Measured is resident memory that the run added to its process; within 5 % of the promise for \
-         k2-small, while for the smaller models what a process needs anyway rules.\n\n",
+         k2-small, while for the smaller models what a process needs anyway rules.\n\n\
+         Rows that are missing have not been measured with the compiler as it is.\n\n",
     );
     out.push_str(&table(rows));
     out.push('\n');

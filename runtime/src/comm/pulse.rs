@@ -10,7 +10,6 @@
 //! - What the rendezvous does not know is not made up: where it is lost, no rank is taken for gone
 //!   but the one that served it.
 
-use std::io::ErrorKind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -176,7 +175,7 @@ impl Shared {
             let view = match &news {
                 Ok(_) if look => client.look().map(Some),
                 Ok(_) => Ok(None),
-                Err(error) => Err(ErrorKind::from(error.kind()).into()),
+                Err(error) => Err(std::io::Error::from(error.kind())),
             };
             let mut state = self.lock();
             match view {

@@ -42,7 +42,7 @@ fn skipped(output: &Output) -> bool {
 }
 
 /// What a run of k2-nano is told.
-fn training<'a>(bench: &Bench, out: &str, more: &[&'a str]) -> Vec<String> {
+fn training(bench: &Bench, out: &str, more: &[&str]) -> Vec<String> {
     let path = |name: &str| bench.path(name).display().to_string();
     let run = ["train".to_owned(), path("k2-nano/train.ron"), "--data".to_owned(), path("text")];
     let out = ["--out".to_owned(), path(out)];

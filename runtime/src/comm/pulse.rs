@@ -175,7 +175,7 @@ impl Shared {
             let view = match &news {
                 Ok(_) if look => client.look().map(Some),
                 Ok(_) => Ok(None),
-                Err(error) => Err(error.kind().into()),
+                Err(error) => Err(std::io::Error::from(error.kind())),
             };
             let mut state = self.lock();
             match view {

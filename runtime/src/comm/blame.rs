@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //! - Pure: the same standings give the same answer, on every rank that starts from the same edge.
-//! - What is certain (gone, stopped) goes before what is only likely (late, silent).
+//! - What is certain (gone, stopped) goes before what is only likely (late, silent), and what a rank
+//!   has said on giving up before both.
 
 use super::{Cause, Lost, OwnedSite};
 
@@ -60,7 +61,10 @@ pub(crate) fn blame(
     let waits = waits(standings, me, missing);
     let reached = || waits.iter().copied();
     let standing = |rank: u32| standings.get(rank as usize);
-    if let Some(lost) = reached().find_map(|rank| standing(rank)?.verdict.clone()) {
+    // Those who gave up end soon after: that they are gone then says nothing, what they said does.
+    let said = || standings.iter().find_map(|standing| standing.verdict.clone());
+    let told = reached().find_map(|rank| standing(rank)?.verdict.clone());
+    if let Some(lost) = told.or_else(|| said().filter(|_| !missing.is_empty())) {
         return Some(Verdict::Told(lost));
     }
     let certain = reached().find_map(|rank| Some((rank, certain(standing(rank)?.life)?)));
@@ -199,6 +203,21 @@ mod tests {
         };
         let told = Standing { verdict: Some(lost.clone()), ..Standing::default() };
         let ranks = [inside(7, &[1]), told, Standing::default(), Standing::default()];
+        assert_eq!(blame(&ranks, (0, &site(7)), &[1]), Some(Verdict::Told(lost)));
+    }
+
+    #[test]
+    fn a_rank_that_gave_up_and_ended_is_not_to_blame() {
+        let lost = Lost {
+            rank: 3,
+            host: "h".to_owned(),
+            cause: Cause::Late,
+            site: site(7),
+            waited: std::time::Duration::ZERO,
+        };
+        let ended = Standing { life: Life::Ended { exit: 11 }, ..Standing::default() };
+        let told = Standing { verdict: Some(lost.clone()), ..ended.clone() };
+        let ranks = [inside(7, &[1]), ended, told, Standing::default()];
         assert_eq!(blame(&ranks, (0, &site(7)), &[1]), Some(Verdict::Told(lost)));
     }
 

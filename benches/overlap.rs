@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 const SPEC: &str = "k2-tiny/train.ron";
 const MESH: &str = "ep=2";
 const STEP: &str = "train_step";
+/// Temporaries for both micro-batches at once.
+const ROOM: f64 = 2.0;
 /// Steps before times count.
 const WARM_UP: u64 = 2;
 /// Collectives that carry tokens to experts and back.
@@ -79,7 +81,8 @@ fn measured_machine(spec: &Elaborated, latency: Duration, bytes: f64) -> Machine
     let plan = plan(spec, None);
     let ranks = run(&plan, (5, None));
     let machine = calibrate::fit(&plan, &ranks[0].profile).expect("kernels that were timed");
-    Machine { link: Link { latency_ns: latency.as_nanos() as f64, bytes }, ..machine }
+    let link = Link { latency_ns: latency.as_nanos() as f64, bytes };
+    Machine { link, room: ROOM, ..machine }
 }
 
 /// What a rank measured.

@@ -75,9 +75,10 @@ fn opt_leads_from_each_stage_to_what_build_writes_for_the_next() {
         perilune(root(), "2", &["opt", &file, "--from", from, "--to", to, "-o", &out]);
         assert!(read(&at("out")) == texts[to], "from `{from}` to `{to}`");
     }
-    // A pass may find nothing to do in this model; most must.
-    let changed = steps().into_iter().filter(|(from, to)| texts[from] != texts[to]).count();
-    assert!(changed + 2 >= steps().len(), "only {changed} stages differ from the one before");
+    // A pass may find nothing to do in this model; most must. One rank has no collectives to overlap.
+    let steps: Vec<_> = steps().into_iter().filter(|(_, to)| *to != "overlap").collect();
+    let changed = steps.iter().filter(|(from, to)| texts[from] != texts[to]).count();
+    assert!(changed + 2 >= steps.len(), "only {changed} stages differ from the one before");
 
     let Some(mlir_opt) = mlir_opt() else {
         eprintln!("skipped: no mlir-opt");

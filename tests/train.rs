@@ -41,7 +41,8 @@ impl Bench {
     /// The records of a run without what the clock says.
     fn metrics(&self, out: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.path(out).join("metrics.jsonl")).expect("metrics");
-        let timed = ["seconds", "tokens_per_s", "compile_seconds", "peak_rss_bytes", "rows"];
+        let timed =
+            ["seconds", "tokens_per_s", "compile_seconds", "peak_rss_bytes", "rows", "ranks"];
         let record = |line: &str| {
             let mut record: Value = serde_json::from_str(line).expect("a record");
             let fields = record.as_object_mut().expect("an object");

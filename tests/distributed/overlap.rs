@@ -1,24 +1,33 @@
 //! Collectives beside kernels: the same results to the bit, and time that is hidden.
 
+use perilune::schedule::Times;
 use perilune_compiler::compile::compile;
+use perilune_compiler::elaborate::Elaborated;
 use perilune_compiler::lower::Target;
-use perilune_plan::{Plan, StepOp};
+use perilune_plan::{Entry, Machine, Plan, StepOp};
 
 use crate::job::{Case, Outcome};
 
-fn plan(case: &Case, mesh: &str, overlap: bool) -> Plan {
-    let mut spec = case.elaborated(mesh);
-    if !overlap {
-        spec.machine = None;
-    }
+fn plan(case: &Case, mesh: &str, machine: Option<Machine>) -> Plan {
+    let spec = Elaborated { machine, ..case.elaborated(mesh) };
     compile(&spec, Target::Cpu).expect("compiles").plan
+}
+
+/// k2-nano in two micro-batches.
+fn case() -> Case {
+    let mut case = Case::shipped("k2-nano/train.ron", &[("batch", "8")], 3);
+    case.edit("k2-nano/train.ron", "accumulate: 1", "accumulate: 2");
+    case
+}
+
+fn step(plan: &Plan) -> &Entry {
+    plan.entries.iter().find(|e| e.name == "train_step").expect("a step")
 }
 
 /// Collectives that run beside other steps of the training step.
 fn beside(plan: &Plan) -> usize {
-    let entry = plan.entries.iter().find(|e| e.name == "train_step").expect("a step");
     let flies = |op: &StepOp| matches!(op, StepOp::Collective(c) if c.until.is_some());
-    entry.steps.iter().filter(|step| flies(&step.op)).count()
+    step(plan).steps.iter().filter(|step| flies(&step.op)).count()
 }
 
 fn equal(a: &[Outcome], b: &[Outcome], what: &str) {
@@ -31,14 +40,31 @@ fn equal(a: &[Outcome], b: &[Outcome], what: &str) {
 
 #[test]
 fn collectives_beside_kernels_change_no_bit() {
-    let mut case = Case::shipped("k2-nano/train.ron", &[("batch", "8")], 3);
-    case.edit("k2-nano/train.ron", "accumulate: 1", "accumulate: 2");
     for (mesh, zero) in [("dp=2,ep=2", 0), ("ep=4", 2), ("dp=2", 1)] {
-        let mut case = case.clone();
+        let mut case = case();
         case.edit("k2-nano/train.ron", "Train(", &format!("Train(\n    zero: {zero},"));
-        let (with, without) = (plan(&case, mesh, true), plan(&case, mesh, false));
+        let (with, without) =
+            (plan(&case, mesh, Some(Machine::default())), plan(&case, mesh, None));
         assert!(beside(&with) > 10, "{mesh}: {} beside kernels", beside(&with));
         assert_eq!(beside(&without), 0);
         equal(&case.run_plan(&with), &case.run_plan(&without), mesh);
     }
+}
+
+#[test]
+fn an_order_takes_the_room_that_the_machine_gives_it() {
+    let arena = |machine| step(&plan(&case(), "ep=2", machine)).arena_bytes as f64;
+    let room = |room| Some(Machine { room, ..Machine::default() });
+    let (without, tight, wide) = (arena(None), arena(room(1.1)), arena(room(100.0)));
+    // A buffer more may be alive when room runs out, and between buffers are gaps.
+    assert!(tight <= 1.3 * without, "{tight} of {without}");
+    assert!(tight < wide, "{tight} of {wide}");
+}
+
+#[test]
+fn an_overlapped_step_is_predicted_to_be_faster() {
+    let plan = plan(&case(), "ep=2", Some(Machine::default()));
+    let times = Times::of(&plan, step(&plan), &Machine::default());
+    assert!(times.step_ns < times.in_order_ns && times.hidden() > 0.3, "{times}");
+    assert!(times.compute_ns <= times.step_ns);
 }

@@ -11,7 +11,7 @@
 //! # Invariants
 //! - Dependency order holds; a call and the epilogue marked on the next one stay together.
 //! - Every rank starts the same collectives in the same order.
-//! - Once the values that are alive take [`SLACK`] times the memory of the order before, ready calls
+//! - Once the values that are alive take [`Machine::room`] times the memory of the order before, ready calls
 //!   run in that order until they take less.
 //! - Deterministic: ties keep the order before.
 
@@ -31,9 +31,6 @@ use self::unit::Unit;
 use super::bufferise::is_alias;
 use super::renumber;
 use crate::program::{Call, EntryFn, Kernel, Program, Slot};
-
-/// How many times the memory of the order before an overlapped order may take.
-const SLACK: u64 = 2;
 
 /// Runs the pass: on programs of many ranks that say what they run on.
 pub fn run(program: &mut Program) {
@@ -57,7 +54,8 @@ fn is_collective(kernels: &[Kernel], call: &Call) -> bool {
 /// Puts an entry's calls in the order in which a rank would run them.
 fn order(entry: &mut EntryFn, kernels: &[Kernel], machine: &Machine) {
     let graph = unit::graph(entry, kernels, machine);
-    let sequence = Scheduler::new(entry, kernels, &graph).run();
+    let memory = unit::Memory::new((entry, kernels), &graph, machine.room);
+    let sequence = Scheduler::new(&graph, memory).run();
     let mut calls: Vec<_> = std::mem::take(&mut entry.calls).into_iter().map(Some).collect();
     let sorted = sequence.iter().flat_map(|u| graph[NodeIndex::new(*u)].calls.clone());
     entry.calls = sorted.filter_map(|c| calls[c].take()).collect();
@@ -117,7 +115,7 @@ struct Scheduler<'a> {
 }
 
 impl<'a> Scheduler<'a> {
-    fn new(entry: &EntryFn, kernels: &[Kernel], graph: &'a DiGraph<Unit, ()>) -> Self {
+    fn new(graph: &'a DiGraph<Unit, ()>, memory: unit::Memory) -> Self {
         let count = graph.node_count();
         let mut way = vec![0u64; count];
         for u in (0..count).rev() {
@@ -137,7 +135,7 @@ impl<'a> Scheduler<'a> {
             in_order: BinaryHeap::new(),
             collectives: BinaryHeap::new(),
             done: vec![false; count],
-            memory: unit::Memory::new(entry, kernels, graph),
+            memory,
             clock: Clock::default(),
         }
     }

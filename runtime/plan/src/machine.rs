@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::work::{Class, Work};
 
+/// Room that overlap has unless a machine says otherwise.
+const ROOM: f64 = 1.25;
+
 /// Rates of a rank and of its links.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +35,8 @@ pub struct Machine {
     pub memory_bytes: f64,
     /// Between ranks.
     pub link: Link,
+    /// How many times the temporaries of the order without overlap an order with it may take.
+    pub room: f64,
 }
 
 /// What carries bytes between ranks: `n` bytes take `latency + n / bytes`.
@@ -57,6 +62,7 @@ impl Default for Machine {
             loop_flops: 4e9,
             memory_bytes: 1e10,
             link: Link { latency_ns: 2e4, bytes: 4e9 },
+            room: ROOM,
         }
     }
 }
@@ -74,6 +80,7 @@ impl Machine {
             loop_flops: 2e13,
             memory_bytes: 3e12,
             link: Link { latency_ns: 2e4, bytes: 4.5e10 },
+            room: ROOM,
         }
     }
 
@@ -101,6 +108,9 @@ impl Machine {
             if !(time.is_finite() && time >= 0.0) {
                 return Err(format!("`{name}` is {time}; a time is not below zero"));
             }
+        }
+        if !(machine.room.is_finite() && machine.room >= 1.0) {
+            return Err(format!("`room` is {}; it is 1 at least", machine.room));
         }
         Ok(machine)
     }
@@ -143,6 +153,8 @@ mod tests {
         assert_eq!(Machine::from_ron(&machine.to_ron()), Ok(machine.clone()));
         let none = Machine { loop_flops: 0.0, ..machine.clone() };
         assert!(Machine::from_ron(&none.to_ron()).is_err_and(|e| e.contains("loop_flops")));
+        let tight = Machine { room: 0.5, ..machine.clone() };
+        assert!(Machine::from_ron(&tight.to_ron()).is_err_and(|e| e.contains("room")));
         let early = Machine { step_ns: -1.0, ..machine };
         assert!(Machine::from_ron(&early.to_ron()).is_err_and(|e| e.contains("step_ns")));
         assert!(Machine::from_ron("(name: \"x\")").is_err());

@@ -127,25 +127,3 @@ fn a_collective_whose_result_is_given_runs_to_the_end() {
     let (order, flights) = ordered(&[(EXCHANGE, None), (LOOPS, None), (LOOPS, Some(1))]);
     assert_eq!((order, flights), (vec![0, 1, 2], vec![(0, 3)]));
 }
-
-#[test]
-fn memory_is_bounded_by_the_order_before() {
-    // Sixteen chains of loops, exchange, loops: as many exchanges are started as memory allows, and
-    // no more.
-    let chain = |c: usize| [(LOOPS, None), (EXCHANGE, Some(3 * c)), (LOOPS, Some(3 * c + 1))];
-    let calls: Vec<(u32, Option<usize>)> = (0..16).flat_map(chain).collect();
-    let mut reduced = calls.clone();
-    // All are summed by one chain, so that nothing but what is under way is alive.
-    reduced.truncate(48);
-    let (entry, kernels) = (entry(&reduced), kernels());
-    let graph = unit::graph(&entry, &kernels, &machine());
-    let mut memory = unit::Memory::new(&entry, &kernels, &graph);
-    let sequence = Scheduler::new(&entry, &kernels, &graph).run();
-    assert_eq!(sequence.len(), 48);
-    let mut short = 0;
-    for unit in sequence {
-        memory.run(unit, &graph);
-        short += usize::from(memory.is_short());
-    }
-    assert_eq!(short, 0);
-}

@@ -82,8 +82,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Nothing has run yet; the most that is to be alive follows from the units' own order.
-    pub(super) fn new(entry: &EntryFn, kernels: &[Kernel], graph: &DiGraph<Unit, ()>) -> Self {
+    /// Nothing has run yet; the most that is to be alive is `room` times what the units' own order
+    /// has.
+    pub(super) fn new(
+        (entry, kernels): (&EntryFn, &[Kernel]),
+        graph: &DiGraph<Unit, ()>,
+        room: f64,
+    ) -> Self {
         let bytes: Vec<u64> = entry.slot_types(kernels).iter().map(|t| t.bytes()).collect();
         let mut readers = vec![0u32; bytes.len()];
         for unit in graph.node_weights() {
@@ -97,7 +102,7 @@ impl Memory {
             before.run(u, graph);
             before.alive
         });
-        let most = peak.max().unwrap_or(0).saturating_mul(super::SLACK);
+        let most = (peak.max().unwrap_or(0) as f64 * room) as u64;
         Memory { most, ..new() }
     }
 

@@ -53,7 +53,10 @@ fn collectives_beside_kernels_change_no_bit() {
 
 #[test]
 fn an_order_takes_the_room_that_the_machine_gives_it() {
-    let arena = |machine| step(&plan(&case(), "ep=2", machine)).arena_bytes as f64;
+    // So large a batch that activations take more than the update.
+    let mut case = case();
+    case.sets = vec![("batch".to_owned(), "64".to_owned())];
+    let arena = |machine| step(&plan(&case, "ep=2", machine)).arena_bytes as f64;
     let room = |room| Some(Machine { room, ..Machine::default() });
     let (without, tight, wide) = (arena(None), arena(room(1.1)), arena(room(100.0)));
     // A buffer more may be alive when room runs out, and between buffers are gaps.

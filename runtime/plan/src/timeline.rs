@@ -65,7 +65,7 @@ impl Timeline {
     /// Time of a lane's spans of one kind.
     pub fn total_ns(&self, lane: Lane, happens: Happens) -> f64 {
         let of = self.spans.iter().filter(|s| s.lane == lane && s.happens == happens);
-        of.map(|s| s.duration_ns).sum()
+        of.fold(0.0, |sum, span| sum + span.duration_ns)
     }
 
     /// Time in which collectives run while kernels do.

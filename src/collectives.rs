@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use perilune_plan::{Collective, Entry, Plan, Sent, Step, StepOp, TensorKind};
+use perilune_plan::{Collective, Entry, Plan, RankMemory, Sent, Step, StepOp};
 use serde_json::{Value, json};
 
 use crate::number::bytes;
@@ -84,12 +84,13 @@ impl Summary {
             *bytes = bytes.saturating_add(line.sent.most());
         }
         let ranks = plan.mesh.ranks();
-        let held = |kind: TensorKind| (0..ranks as u32).map(|rank| held(plan, rank, kind)).max();
-        let kinds = [TensorKind::Param, TensorKind::Buffer, TensorKind::State];
+        let of_ranks: Vec<RankMemory> =
+            (0..ranks as u32).map(|rank| plan.memory(rank, &|_| false)).collect();
+        let most = |of: &dyn Fn(&RankMemory) -> u64| of_ranks.iter().map(of).max().unwrap_or(0);
         Summary {
             ranks,
             mesh: plan.mesh.to_string(),
-            held: kinds.map(|kind| held(kind).unwrap_or(0)),
+            held: [most(&|m| m.params), most(&|m| m.buffers), most(&|m| m.state)],
             arenas: plan.entries.iter().map(|e| (e.name.clone(), e.arena_bytes)).collect(),
             totals,
         }
@@ -126,13 +127,6 @@ impl std::fmt::Display for Summary {
         }
         Ok(())
     }
-}
-
-/// Bytes of the tensors of one kind that a rank holds.
-fn held(plan: &Plan, rank: u32, kind: TensorKind) -> u64 {
-    let own = plan.tensors.iter().filter(|tensor| tensor.kind == kind);
-    let own = own.filter(|tensor| plan.mesh.among(rank, tensor.owner.as_ref()));
-    own.map(|tensor| tensor.elems().saturating_mul(tensor.dtype.bytes())).sum()
 }
 
 impl std::fmt::Display for Line {

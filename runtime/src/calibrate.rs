@@ -75,11 +75,9 @@ fn link(plan: &Plan, profile: &Profile) -> Option<Link> {
     let times = exchanged.filter_map(|slice| {
         let entry = entry(plan, slice)?;
         let StepOp::Collective(c) = &entry.steps.get(slice.step)?.op else { return None };
-        if plan.mesh.group_size(&c.axes) < 2 {
-            return None;
-        }
-        let exchanges = c.kind.exchanges() as f64;
-        Some((exchanges, c.expected_bytes(entry, &plan.mesh), slice.duration_ns as f64))
+        let exchange = c.exchange(entry, &plan.mesh);
+        let ns = slice.duration_ns as f64;
+        (exchange.ranks > 1).then(|| (exchange.exchanges() as f64, exchange.expected_bytes(), ns))
     });
     let times: Vec<(f64, f64, f64)> = times.collect();
     let latency_ns = quantile(times.iter().map(|(n, _, ns)| ns / n).collect(), 0.05)?;

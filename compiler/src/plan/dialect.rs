@@ -9,8 +9,7 @@ use plan::{AttentionShape, HeadsView, View};
 use super::{broken, not_a_view};
 use crate::diagnostic::InternalError;
 use crate::program::view::{Strided, contiguous, trace};
-use crate::program::{Collective, CollectiveKind, Combine, DialectOp, Kernel, KernelOp};
-use crate::types::Type;
+use crate::program::{Collective, DialectOp, Kernel, KernelOp, attention_shape};
 
 /// A dialect op of a kernel with the buffers of its call.
 pub(super) struct Step<'a> {
@@ -46,37 +45,8 @@ impl Step<'_> {
     }
 
     fn collective(&self, c: &Collective) -> Result<plan::StepOp, InternalError> {
-        let from = self.op.operands.first().map(|v| self.kernel.ty(*v));
-        let reduction = |combine: Combine| match combine {
-            Combine::Sum => plan::Reduction::Sum,
-            Combine::Max => plan::Reduction::Max,
-            Combine::Min => plan::Reduction::Min,
-        };
-        let row = |ty: &Type| ty.shape.iter().skip(1).product::<u64>();
-        let kind = match (c.kind, from) {
-            (CollectiveKind::AllReduce(combine), _) => {
-                plan::CollectiveKind::AllReduce(reduction(combine))
-            }
-            (CollectiveKind::Reduce(combine), _) => {
-                plan::CollectiveKind::Reduce(reduction(combine))
-            }
-            (CollectiveKind::Broadcast, _) => plan::CollectiveKind::Broadcast,
-            (CollectiveKind::ExchangeCounts, _) => plan::CollectiveKind::ExchangeCounts,
-            (CollectiveKind::AllGather { dim }, Some(ty)) => {
-                let outer = ty.shape.iter().take(dim as usize).product();
-                plan::CollectiveKind::AllGather { outer }
-            }
-            (CollectiveKind::Dispatch { .. }, Some(ty)) => {
-                plan::CollectiveKind::Dispatch { row: row(ty) }
-            }
-            (CollectiveKind::DispatchTokens { per_token, .. }, Some(ty)) => {
-                plan::CollectiveKind::DispatchTokens { row: row(ty), per_token }
-            }
-            (CollectiveKind::Combine { .. }, Some(ty)) => {
-                plan::CollectiveKind::Combine { row: row(ty) }
-            }
-            (_, None) => return Err(broken("a collective of nothing")),
-        };
+        let first = self.op.operands.first().ok_or_else(|| broken("a collective of nothing"))?;
+        let kind = c.kind.in_plan(self.kernel.ty(*first));
         let send = self.op.operands.iter().map(|v| self.args.get(v.0 as usize).copied());
         let send: Option<Vec<u32>> = send.collect();
         let send =
@@ -124,17 +94,7 @@ impl Step<'_> {
 
     fn shape(&self, scale: f64, causal: bool) -> Result<AttentionShape, InternalError> {
         let ((_, q), (_, k), (_, v)) = (self.heads(0)?, self.heads(1)?, self.heads(2)?);
-        Ok(AttentionShape {
-            batch: q[0],
-            seq_q: q[1],
-            seq_kv: k[1],
-            heads: q[2],
-            kv_heads: k[2],
-            qk_dim: q[3],
-            v_dim: v[3],
-            scale: scale as f32,
-            causal,
-        })
+        Ok(attention_shape((&q, &k, &v), (scale, causal)))
     }
 
     fn attention(&self, scale: f64, causal: bool) -> Result<plan::StepOp, InternalError> {

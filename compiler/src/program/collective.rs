@@ -4,7 +4,10 @@
 //! - Every rank of a group runs the same collectives in the same order: they are part of the one
 //!   program that all ranks run.
 
+use perilune_plan as plan;
+
 use super::Combine;
+use crate::types::Type;
 
 /// An exchange between the ranks of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +76,28 @@ impl Collective {
 }
 
 impl CollectiveKind {
+    /// What the plan calls it; `first` is the type of its first operand.
+    pub fn in_plan(self, first: &Type) -> plan::CollectiveKind {
+        let row = first.shape.iter().skip(1).product::<u64>();
+        match self {
+            CollectiveKind::AllReduce(combine) => {
+                plan::CollectiveKind::AllReduce(combine.in_plan())
+            }
+            CollectiveKind::Reduce(combine) => plan::CollectiveKind::Reduce(combine.in_plan()),
+            CollectiveKind::Broadcast => plan::CollectiveKind::Broadcast,
+            CollectiveKind::AllGather { dim } => {
+                let outer = first.shape.iter().take(dim as usize).product();
+                plan::CollectiveKind::AllGather { outer }
+            }
+            CollectiveKind::ExchangeCounts => plan::CollectiveKind::ExchangeCounts,
+            CollectiveKind::Dispatch { .. } => plan::CollectiveKind::Dispatch { row },
+            CollectiveKind::DispatchTokens { per_token, .. } => {
+                plan::CollectiveKind::DispatchTokens { row, per_token }
+            }
+            CollectiveKind::Combine { .. } => plan::CollectiveKind::Combine { row },
+        }
+    }
+
     /// Whether it takes any number of values, each of which becomes one of the same type: such
     /// collectives of one group can be one, and a value can stay where it is.
     pub fn is_each_by_itself(self) -> bool {
@@ -90,6 +115,15 @@ impl CollectiveKind {
 }
 
 impl Combine {
+    /// What the plan calls it.
+    fn in_plan(self) -> plan::Reduction {
+        match self {
+            Combine::Sum => plan::Reduction::Sum,
+            Combine::Max => plan::Reduction::Max,
+            Combine::Min => plan::Reduction::Min,
+        }
+    }
+
     /// `sum`, `max`, `min`.
     pub fn name(self) -> &'static str {
         match self {

@@ -4,6 +4,8 @@
 //! - A kernel's memory is as long as its types say, so these decide what a kernel may touch.
 //! - The same types as the graph op of each infers.
 
+use perilune_plan::AttentionShape;
+
 use super::{Collective, CollectiveKind, DialectOp};
 use crate::types::{DType, Type};
 
@@ -157,5 +159,23 @@ fn collective(c: &Collective, operands: &[&Type]) -> Option<Vec<Type>> {
             fits.then(|| moved(rows, tokens))?
         }
         _ => None,
+    }
+}
+
+/// Extents of an attention, from the shapes of its `[batch, seq, heads, dim]` queries, keys and values.
+pub(crate) fn attention_shape(
+    (q, k, v): (&[u64], &[u64], &[u64]),
+    (scale, causal): (f64, bool),
+) -> AttentionShape {
+    AttentionShape {
+        batch: q[0],
+        seq_q: q[1],
+        seq_kv: k[1],
+        heads: q[2],
+        kv_heads: k[2],
+        qk_dim: q[3],
+        v_dim: v[3],
+        scale: scale as f32,
+        causal,
     }
 }

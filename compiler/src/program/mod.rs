@@ -30,6 +30,7 @@ pub(crate) mod view;
 
 pub use collective::{Collective, CollectiveKind};
 pub use decision::{Decision, Reason, Rule};
+pub(crate) use dialect::attention_shape;
 
 use crate::scalar::{Body, ScalarOp};
 use crate::types::{DType, Type};

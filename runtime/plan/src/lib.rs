@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use machine::{Link, Machine};
 pub use memory::{RankMemory, SEGMENT_BYTES};
 pub use mesh::{MAX_RANKS, Mesh, MeshAxis, Only, Shard};
-pub use traffic::Sent;
+pub use traffic::{Exchange, Sent};
 pub use verify::PlanError;
 pub use work::{Class, Work};
 

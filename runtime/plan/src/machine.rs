@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Exchange;
 use crate::work::{Class, Work};
 
 /// Room that overlap has unless a machine says otherwise.
@@ -137,15 +138,20 @@ impl Machine {
         1e9 * work.epilogue_flops as f64 / self.loop_flops
     }
 
-    /// Time of `exchanges`, one after the other, that send `bytes` to other ranks in all.
-    pub fn exchange_ns(&self, exchanges: u64, bytes: f64) -> f64 {
-        exchanges as f64 * self.link.latency_ns + 1e9 * bytes / self.link.bytes
+    /// Time that a collective is under way; none in a group of one.
+    pub fn exchange_ns(&self, exchange: &Exchange) -> f64 {
+        if exchange.ranks < 2 {
+            return 0.0;
+        }
+        let Link { latency_ns, bytes } = self.link;
+        exchange.exchanges() as f64 * latency_ns + 1e9 * exchange.expected_bytes() / bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{CollectiveKind, Reduction, SEGMENT_BYTES};
 
     #[test]
     fn a_machine_is_read_as_it_is_written_and_rates_are_above_zero() {
@@ -167,6 +173,14 @@ mod tests {
         assert_eq!(machine.compute_ns(&work(50_000_000_000, 8)), 10.0 + 1e9);
         assert_eq!(machine.compute_ns(&work(8, 10_000_000_000)), 10.0 + 1e9);
         let link = Link { latency_ns: 100.0, bytes: 1e9 };
-        assert_eq!(Machine { link, ..machine }.exchange_ns(2, 50.0), 250.0);
+        let machine = Machine { link, ..machine };
+        let sum = CollectiveKind::AllReduce(Reduction::Sum);
+        let (values, roots) = (vec![(10, 4)], Vec::new());
+        let receive = values.clone();
+        let all_reduce = Exchange { kind: sum, send: values, receive, roots, ranks: 2 };
+        assert_eq!(machine.exchange_ns(&all_reduce), 2.0 * 100.0 + 40.0);
+        let long = Exchange { send: vec![(SEGMENT_BYTES, 4)], ..all_reduce.clone() };
+        assert_eq!(long.exchanges(), 8, "four segments, out and back");
+        assert_eq!(machine.exchange_ns(&Exchange { ranks: 1, ..all_reduce }), 0.0);
     }
 }

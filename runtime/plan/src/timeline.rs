@@ -7,7 +7,7 @@
 //! # Invariants
 //! - The runtime runs steps as this says, in this order; only times differ.
 
-use crate::{Collective, Entry, Machine, Mesh, Plan, StepOp};
+use crate::{Entry, Machine, Plan, StepOp};
 
 /// What runs beside what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +89,8 @@ impl Entry {
                 continue;
             };
             clock.now += machine.step_ns + self.copy_ns(&collective.send, machine);
-            let done = clock.communicate(i, self.exchange_ns(collective, &plan.mesh, machine));
+            let exchange = collective.exchange(self, &plan.mesh);
+            let done = clock.communicate(i, machine.exchange_ns(&exchange));
             let until = collective.until.filter(|_| overlap).map_or(i + 1, |step| step as usize);
             flying.push((i, done, until));
         }
@@ -120,16 +121,6 @@ impl Entry {
         let found = buffers.iter().filter_map(|n| self.buffers.get(*n as usize));
         let bytes = found.map(|b| b.elems.saturating_mul(b.dtype.bytes())).sum::<u64>();
         1e9 * bytes as f64 / machine.memory_bytes
-    }
-
-    fn exchange_ns(&self, collective: &Collective, mesh: &Mesh, machine: &Machine) -> f64 {
-        match mesh.group_size(&collective.axes) {
-            0 | 1 => 0.0,
-            _ => {
-                let bytes = collective.expected_bytes(self, mesh);
-                machine.exchange_ns(collective.kind.exchanges(), bytes)
-            }
-        }
     }
 }
 

@@ -3,8 +3,7 @@
 //! # Invariants
 //! - Sums and products stop at the largest number: a plan's extents may be anything.
 
-use crate::{AttentionShape, Collective, CollectiveKind, Entry, Epilogue, Mesh, Plan, RaggedForm};
-use crate::{Sent, Step, StepOp};
+use crate::{AttentionShape, Entry, Epilogue, Plan, RaggedForm, Step, StepOp};
 
 /// What kind of work it is, by what limits it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,14 +113,12 @@ impl Step {
                 work(Class::Ragged, product([2, r.rows, r.n, r.k]), touched)
             }
             StepOp::Attention(a) => {
-                let dims = a.shape.qk_dim.saturating_add(a.shape.v_dim);
                 let touched = touched(&[a.q.view.buffer, a.k.view.buffer, a.v.view.buffer]);
-                work(Class::Attention, product([2, logits(&a.shape), dims]), touched)
+                work(Class::Attention, a.shape.flops(), touched)
             }
             StepOp::AttentionGrad(a) => {
-                let dims = product([3, a.shape.qk_dim]).saturating_add(product([2, a.shape.v_dim]));
                 let touched = touched(&[a.q.view.buffer, a.k.view.buffer, a.v.view.buffer]);
-                work(Class::Attention, product([2, logits(&a.shape), dims]), touched)
+                work(Class::Attention, a.shape.grad_flops(), touched)
             }
             StepOp::Copy { src, .. } => work(Class::Loops, 0, bytes(src).saturating_mul(2)),
             StepOp::Collective(c) => {
@@ -132,51 +129,27 @@ impl Step {
     }
 }
 
-impl Sent {
-    /// The bytes to expect where experts are chosen evenly over `ranks`: of what can leave a rank,
-    /// the part that is not for itself.
-    pub fn expected(self, ranks: u64) -> f64 {
-        let leaving = 1.0 - 1.0 / ranks.max(1) as f64;
-        match self {
-            Sent::Bytes(bytes) => bytes as f64,
-            Sent::Rows { row, most } => (row as f64) * (most as f64) * leaving,
-            Sent::Tokens { fixed, row, place, most } => {
-                fixed as f64 + (row + place) as f64 * (most as f64) * leaving
-            }
-        }
+impl AttentionShape {
+    /// Floating-point operations of attention.
+    pub fn flops(&self) -> u64 {
+        product([2, self.logits(), self.qk_dim.saturating_add(self.v_dim)])
     }
-}
 
-impl CollectiveKind {
-    /// Exchanges that it is made of, one after the other.
-    pub fn exchanges(self) -> u64 {
-        match self {
-            CollectiveKind::AllReduce(_) | CollectiveKind::DispatchTokens { .. } => 2,
-            CollectiveKind::Reduce(_)
-            | CollectiveKind::Broadcast
-            | CollectiveKind::AllGather { .. }
-            | CollectiveKind::ExchangeCounts
-            | CollectiveKind::Dispatch { .. }
-            | CollectiveKind::Combine { .. } => 1,
-        }
+    /// Of its gradient, which takes the logits anew.
+    pub fn grad_flops(&self) -> u64 {
+        let dims = product([3, self.qk_dim]).saturating_add(product([2, self.v_dim]));
+        product([2, self.logits(), dims])
     }
-}
 
-impl Collective {
-    /// Bytes to expect that the busiest rank sends to others.
-    pub fn expected_bytes(&self, entry: &Entry, mesh: &Mesh) -> f64 {
-        // The first rank of a group has the largest slice.
-        self.sent(entry, mesh, 0).expected(mesh.group_size(&self.axes))
+    /// Logits that the mask leaves.
+    fn logits(&self) -> u64 {
+        let hidden = match self.causal {
+            true => product([self.seq_kv.min(self.seq_q).saturating_sub(1), self.seq_q]) / 2,
+            false => 0,
+        };
+        let all = product([self.seq_q, self.seq_kv]);
+        product([self.batch, self.heads, all.saturating_sub(hidden)])
     }
-}
-
-/// Visible logits of an attention.
-fn logits(s: &AttentionShape) -> u64 {
-    let hidden = match s.causal {
-        true => product([s.seq_kv.min(s.seq_q).saturating_sub(1), s.seq_q]) / 2,
-        false => 0,
-    };
-    product([s.batch, s.heads, product([s.seq_q, s.seq_kv]).saturating_sub(hidden)])
 }
 
 /// A product that stops at the largest number.

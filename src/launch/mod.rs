@@ -26,7 +26,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use perilune_runtime::comm::bootstrap;
+use perilune_runtime::comm::{bootstrap, rendezvous};
 use rustix::process::Signal;
 
 use crate::exit::{Exit, Failure};
@@ -127,7 +127,7 @@ pub fn launch(request: &Request<'_>, show: &mut dyn FnMut(Line)) -> Result<Outco
     }
     let folder = Folder::make().map_err(|error| job::cannot("make a folder", &error))?;
     let token = bootstrap::token().map_err(|error| job::cannot("draw a token", &error))?;
-    let server = bootstrap::Server::start("127.0.0.1:0", &token, (None, request.ranks))
+    let server = rendezvous::Server::start("127.0.0.1:0", &token, (None, request.ranks))
         .map_err(|error| job::cannot("serve a rendezvous", &error))?;
     let forwarded = Forwarded::watch().map_err(|error| job::cannot("watch signals", &error))?;
     let address = server.address().to_string();

@@ -1,8 +1,9 @@
 //! How a job starts, and how it is refused when it cannot come together.
 
 use perilune_runtime::comm::Site;
-use perilune_runtime::comm::bootstrap::{RENDEZVOUS, Server, TOKEN};
+use perilune_runtime::comm::bootstrap::{RENDEZVOUS, TOKEN};
 use perilune_runtime::comm::flight::Flight;
+use perilune_runtime::comm::rendezvous::Server;
 use serde_json::Value;
 
 use super::launched::{Job, has_mpi, perilune, text};

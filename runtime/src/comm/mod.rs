@@ -23,6 +23,7 @@ mod reduce;
 mod collective;
 mod blame;
 mod envelope;
+pub mod rendezvous;
 pub mod bootstrap;
 mod single;
 pub mod in_process;

@@ -21,9 +21,9 @@ use mpi::environment::{Threading, Universe, initialize_with_threading};
 use mpi::ffi;
 use mpi::topology::Communicator as _;
 
-use super::bootstrap::{Client, Server};
 use super::envelope::{Envelope, key, mismatch};
 use super::flight::Flight;
+use super::rendezvous::{Client, Server};
 use super::{Cause, CommError, Communicator, Lost, Site, Traffic, barrier, place_in_group};
 
 /// Payload that travels with the envelope; together they are small enough to be sent unasked.

@@ -13,7 +13,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::bootstrap::{Client, Heard, Server};
+use super::rendezvous::{Client, Heard, Server};
 
 /// Time between beats.
 const BEAT: Duration = Duration::from_millis(100);
@@ -228,7 +228,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bootstrap::Meeting;
+    use super::super::rendezvous::Meeting;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);

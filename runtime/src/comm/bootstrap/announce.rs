@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::CommError;
 use super::serve::{cannot, token};
-use super::{CommError, Meeting, Server};
+use crate::comm::rendezvous::{Meeting, Server};
 
 /// Bytes in which [`announce`] fits.
 pub(super) const ANNOUNCED: usize = 1024;

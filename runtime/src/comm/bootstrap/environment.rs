@@ -13,6 +13,7 @@
 //! - Pure: the variables come from the caller.
 
 use super::{CommError, JOB, Obstacle, RENDEZVOUS, TOKEN};
+use crate::comm::rendezvous::Meeting;
 
 /// Most ranks of a job.
 const MAX_RANKS: u32 = 1 << 16;
@@ -58,15 +59,6 @@ pub struct Job {
     pub id: String,
     /// Where its ranks meet first.
     pub meeting: Option<Meeting>,
-}
-
-/// Where the ranks of a job meet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Meeting {
-    /// `host:port`.
-    pub address: String,
-    /// The word that lets a process in.
-    pub token: String,
 }
 
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -18,17 +18,16 @@ mod agree;
 #[cfg(any(feature = "mpi", test))]
 mod announce;
 mod environment;
-mod rendezvous;
 mod serve;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use agree::agree;
-pub use environment::{Job, Launcher, Meeting, discover};
-pub use rendezvous::{Client, Heard, Server};
+pub use environment::{Job, Launcher, discover};
 pub use serve::token;
 
+use super::rendezvous::{Client, Meeting, Server};
 use super::{CommError, Communicator, DEFAULT_TIMEOUT, Obstacle, Single};
 
 /// Variable that says where the ranks of a job meet, `host:port`.

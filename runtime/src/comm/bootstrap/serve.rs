@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 
-use super::{CommError, Meeting, Obstacle, Server};
+use super::{CommError, Obstacle};
+use crate::comm::rendezvous::{Meeting, Server};
 
 /// A word that cannot be guessed.
 ///

@@ -32,9 +32,9 @@ pub use recorder::Recorder;
 pub use report::{Divergence, Rank, Report};
 
 use super::blame::{Inside, Life, Standing, Verdict, blame};
-use super::bootstrap::{Client, Heard, Server};
 use super::host::Process;
 use super::pulse::Pulse;
+use super::rendezvous::{Client, Heard, Server};
 use super::{Cause, Lost, Site};
 
 /// Collectives that a ring holds.

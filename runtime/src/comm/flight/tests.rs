@@ -1,7 +1,7 @@
 //! Rings written and read, and what they tell.
 
 use super::super::OwnedSite;
-use super::super::bootstrap::Meeting;
+use super::super::rendezvous::Meeting;
 use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(4);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::super::bootstrap::{Client, Meeting, Server};
+use super::super::rendezvous::{Client, Meeting, Server};
 use super::super::{Combine, all_reduce, barrier};
 use super::*;
 

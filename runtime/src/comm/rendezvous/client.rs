@@ -3,7 +3,8 @@
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use super::super::{CommError, Meeting, Obstacle};
+use super::super::{CommError, Obstacle};
+use super::Meeting;
 use super::frame::{
     ABSENT, BEAT, GET, Heard, Hello, LOOK, OK, SET, decode_rank, read_frame, write_frame,
 };

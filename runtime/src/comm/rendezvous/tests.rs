@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::super::{CommError, Meeting};
+use super::super::CommError;
 use super::frame::{MAX_FRAME, MAX_TOLD, REFUSED, read_frame, write_frame};
 use super::*;
 

@@ -16,5 +16,14 @@ pub use client::Client;
 pub use frame::Heard;
 pub use server::Server;
 
+/// Where the ranks of a job meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meeting {
+    /// `host:port`.
+    pub address: String,
+    /// The word that lets a process in.
+    pub token: String,
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Launch files: what they may name, and what counts as the expected result.
 
-use perilune_ptx_vm::{Launch, Module, Tolerance};
+use perilune_ptx_vm::{Launch, Machine, Module, Options, Tolerance};
 use std::fs;
 use std::path::Path;
 
@@ -27,6 +27,19 @@ fn infinity_is_expected_where_it_is_and_nowhere_else() {
         assert!(!tolerance.accepts(plus, 1.0) && !tolerance.accepts(f64::NAN, 1.0));
         assert!(tolerance.accepts(1.25, 1.0) && tolerance.accepts(f64::NAN, f64::NAN));
     }
+}
+
+#[test]
+fn a_kernel_that_is_only_declared_is_refused_where_it_is_declared() {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 x);\n";
+    let module = Module::parse(text).expect("a declaration is PTX");
+    assert!(module.kernels().is_empty());
+    let folder = tempfile::tempdir().expect("temp dir");
+    let launch = launch(folder.path(), "Zeros", "");
+    let Err(error) = Machine::run(&module, &launch, &Options::default()) else { panic!("it ran") };
+    let said = error.to_string();
+    assert!(error.code == "V0006" && said.contains("declared but has no body"), "{said}");
+    assert!(said.contains("4:"), "{said}");
 }
 
 #[test]

@@ -37,7 +37,8 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Takes up `next`, which lands at the same time, if it goes on where this one ends or repeats it.
+    /// Takes up `next`, which lands at the same time, if it goes on where this one ends or repeats a run
+    /// of it.
     fn takes_up(&mut self, next: &Self) -> bool {
         let kind = |flight: &Self| (flight.bytes, flight.reads, flight.pc, flight.product);
         let Some(distance) =
@@ -48,6 +49,11 @@ impl Flight {
         match (self.runs, distance) {
             (1, 0) => return true,
             (1, _) => self.distance = distance,
+            (runs, _)
+                if distance.is_multiple_of(self.distance) && distance < runs * self.distance =>
+            {
+                return true;
+            }
             _ if distance != self.runs * self.distance => return false,
             _ => {}
         }
@@ -278,10 +284,12 @@ impl Checker {
             }
             Ending::Product(_) => engines.products.entry((warp.cta, warp.index / 4)).or_default(),
         };
-        if let Some(last) = flights.last_mut()
-            && last.takes_up(&flight)
-        {
-            return last.id;
+        // A copy has two ends, which take turns.
+        if let Some(last) = flights.iter_mut().rev().take(2).find_map(|last| {
+            let id = last.id;
+            last.takes_up(&flight).then_some(id)
+        }) {
+            return last;
         }
         flights.push(flight);
         engines.flying += 1;
@@ -426,5 +434,28 @@ impl Checker {
                 fences.push_back((at, knew.clone()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(at: u64) -> Flight {
+        let place = Place::Shared(0, at);
+        Flight { place, bytes: 64, distance: 0, runs: 1, reads: true, pc: 7, id: 1, product: 0 }
+    }
+
+    #[test]
+    fn copies_of_the_same_runs_are_one_flight_however_often_they_start() {
+        let mut all = flight(0);
+        assert!(all.takes_up(&flight(64)) && all.takes_up(&flight(128)));
+        for at in [0, 64, 128] {
+            assert!(all.takes_up(&flight(at)), "{at} again");
+        }
+        assert_eq!((all.runs, all.distance), (3, 64));
+        assert!(!all.takes_up(&flight(32)) && !all.takes_up(&flight(256)));
+        assert!(!all.takes_up(&Flight { reads: false, ..flight(192) }));
+        assert_eq!(all.runs, 3);
     }
 }

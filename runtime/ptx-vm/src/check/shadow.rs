@@ -198,15 +198,24 @@ impl Cell<'_> {
     ) {
         let second = self.get(&self.page.seconds);
         let Page { reads, seconds, .. } = &mut *self.page;
-        let all: &mut [Stamp] = match self.lists.of(second) {
-            Some(list) => list,
-            None => seconds.get_mut(self.index..=self.index).unwrap_or_default(),
-        };
-        for reader in all.iter_mut().chain(reads.get_mut(self.index)) {
-            if which(reader) {
+        let replace = |reader: &mut Stamp| {
+            which(reader).then(|| {
                 *reader = by(reader);
-            }
+                *reader
+            })
+        };
+        if let Some(first) = reads.get_mut(self.index) {
+            replace(first);
         }
+        let Some(list) = self.lists.of(second) else {
+            seconds.get_mut(self.index).and_then(replace);
+            return;
+        };
+        let Some(new) = list.iter_mut().filter_map(replace).last() else { return };
+        // Who knows the new one knows what the same thread did before, there and alike.
+        let kind = |reader: &Stamp| (reader.cta, reader.thread, reader.flags, reader.pc);
+        list.retain(|reader| kind(reader) != kind(&new));
+        list.push(new);
     }
 
     pub(super) fn clear_readers(&mut self) {
@@ -411,6 +420,31 @@ mod tests {
             found.map(|stamp| stamp.thread)
         };
         assert_eq!((reader(&mut history, 0), reader(&mut history, 8)), (None, Some(4)));
+    }
+
+    #[test]
+    fn copies_of_a_thread_that_landed_one_after_the_other_are_one_reader() {
+        let mut history = History::of_one_buffer(1, true, 16);
+        for id in 0..50u32 {
+            for thread in 1..=4 {
+                let flying = Stamp { flags: IN_FLIGHT, epoch: id, ..stamp(100 + thread) };
+                history.visit(MEMORY, 16, |mut cell| cell.add_reader(flying, |_| false));
+                let landed = Stamp { epoch: id, ..stamp(thread) };
+                history.visit(MEMORY, 16, |mut cell| {
+                    cell.replace_readers(|other| *other == flying, |_| landed);
+                });
+            }
+        }
+        let left = std::cell::RefCell::new(Vec::new());
+        history.visit(MEMORY, 16, |mut cell| {
+            cell.unordered_reader(|other| {
+                left.borrow_mut().push((other.thread, other.epoch));
+                true
+            });
+        });
+        let mut left = left.into_inner();
+        left.sort_unstable();
+        assert_eq!(left, (1..=4).map(|thread| (thread, 49)).collect::<Vec<_>>());
     }
 
     #[test]

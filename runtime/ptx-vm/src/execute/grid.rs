@@ -36,8 +36,14 @@ impl Outcome {
 /// A kernel of `module` by name.
 fn kernel<'m>(module: &'m Module, entry: &str) -> Result<&'m Kernel, LoadError> {
     module.kernels().iter().find(|kernel| kernel.name == entry).ok_or_else(|| {
-        let message = format!("no kernel is called `{entry}`");
-        module.source.error(crate::code::LAUNCH, crate::Span::default(), message)
+        let declared = module.functions.iter().find(|function| function.name == entry);
+        let (span, message) = match declared {
+            Some(function) if !function.has_body => {
+                (function.span, format!("`{entry}` is declared but has no body"))
+            }
+            _ => (crate::Span::default(), format!("no kernel is called `{entry}`")),
+        };
+        module.source.error(crate::code::LAUNCH, span, message)
     })
 }
 

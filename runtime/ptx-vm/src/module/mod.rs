@@ -148,7 +148,7 @@ impl Module {
         decode::decode(&source, &unit)
     }
 
-    /// The kernels, in the order of the text.
+    /// The kernels that have a body, in the order of the text.
     #[must_use]
     pub fn kernels(&self) -> &[Kernel] {
         &self.kernels

@@ -58,7 +58,8 @@ pub(super) fn decode<'a>(source: &Source, unit: &Unit<'a>) -> Result<Module, Loa
     let definitions = declare::definitions(unit);
     for (index, function) in definitions.iter().enumerate() {
         let decoded = function_body(&mut module, unit, &globals, function)?;
-        if function.is_entry {
+        // What is declared and not defined cannot be launched.
+        if function.is_entry && function.body.is_some() {
             module.kernels.push(kernel(source, function, index as u32)?);
         }
         module.functions.push(decoded);

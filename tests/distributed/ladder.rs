@@ -7,8 +7,9 @@
 //! ```
 //!
 //! By default a few of these run; `PERILUNE_MESHES=all` runs all of them (`./x meshes`), or those of some
-//! models by name, says on stderr where it is, and prints a table; `PERILUNE_MESHES_OUT=FILE` keeps it as
-//! JSON, in which rows of models that were not run stay.
+//! models by name, says on stderr where it is, and prints a table. `PERILUNE_MESHES_OUT=FILE` is its
+//! JSON, in which a row stays until it is measured again. Rows that the same program has measured before
+//! are not, so what was interrupted goes on; what was never measured comes first.
 //!
 //! # Invariants
 //! - A model is as shipped but for its batch, its length and what makes every mechanism of a step act
@@ -16,9 +17,11 @@
 //! - The text is prose: where text repeats itself, equal tokens stand at one router's tie together, and
 //!   the order of a sum in f32 may send them to other experts.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use perilune::memory::RankUse;
 use perilune::metrics::{Record, Step, parse};
@@ -82,11 +85,12 @@ const TINY: Model = Model {
     is_large: false,
 };
 
-/// For its memory: one step.
+/// For its memory: two steps, for in the first one, when most is being exchanged, the part of the
+/// arena that comes later has not been touched.
 const SMALL: Model = Model {
     name: "k2-small",
     sets: &["batch=8", "seq=64"],
-    steps: "1",
+    steps: "2",
     steps_of_bits: "0",
     setting: TINY.setting,
     tau: TINY.tau,
@@ -172,6 +176,8 @@ impl Model {
         let one = self.run(Place::ALONE);
         one.assert_acts(self);
         note(self.row(Place::ALONE, &one, &one));
+        let mut places: Vec<Place> = places.filter(|place| !self.is_measured(*place)).collect();
+        places.sort_by_key(|place| self.earlier(*place).is_some());
         for place in places {
             let many = self.run(place);
             many.assert_close(&one, &format!("{} on {place:?}", self.name));
@@ -183,12 +189,31 @@ impl Model {
     /// runs twice.
     fn bits(&self, places: impl Iterator<Item = Place>, note: &mut dyn FnMut(Value)) {
         let mut first: Option<Run> = None;
+        let places: Vec<Place> = places.collect();
+        if places.iter().all(|place| self.is_measured(*place)) {
+            return;
+        }
         for place in places {
             let run = self.run(place);
             let base = first.get_or_insert_with(|| self.run(place));
             run.assert_same_bits(base, &format!("{} on {place:?}", self.name));
             note(self.row(place, &run, base));
         }
+    }
+
+    /// An earlier row of a place.
+    fn earlier(&self, place: Place) -> Option<Value> {
+        let Place { dp, ep, zero, slices } = place;
+        let numbers = [("dp", dp), ("ep", ep), ("zero", zero), ("reduction_slices", slices)];
+        let is_it = |row: &Value| {
+            row["model"] == self.name && numbers.iter().all(|(name, n)| row[*name] == *n)
+        };
+        earlier().into_iter().find(is_it)
+    }
+
+    /// Whether this program has a row of a place.
+    fn is_measured(&self, place: Place) -> bool {
+        self.earlier(place).is_some_and(|row| row["program"] == program())
     }
 
     fn row(&self, place: Place, run: &Run, base: &Run) -> Value {
@@ -201,7 +226,7 @@ impl Model {
         let sent: u64 = run.ranks.iter().map(|rank| rank.sent_bytes).sum();
         json!({
             "model": self.name, "dp": dp, "ep": ep, "zero": zero, "reduction_slices": slices,
-            "steps": run.steps.len(),
+            "steps": run.steps.len(), "program": program(),
             "loss_difference": run.loss_difference(base),
             "norm_difference": run.norm_difference(base),
             "weight_difference": run.weight_difference(base),
@@ -334,27 +359,43 @@ fn asked() -> Vec<&'static Model> {
     models.filter(|model| names.contains(&"all") || names.contains(&model.name)).collect()
 }
 
+/// What tells the program that trains from every other.
+fn program() -> String {
+    static HASH: OnceLock<String> = OnceLock::new();
+    let hash = || {
+        let program = fs::read(env!("CARGO_BIN_EXE_perilune")).expect("the program");
+        blake3::hash(&program).to_hex()[..16].to_owned()
+    };
+    HASH.get_or_init(hash).clone()
+}
+
+/// Where rows are kept, if they are.
+fn out() -> Option<PathBuf> {
+    std::env::var_os("PERILUNE_MESHES_OUT").map(PathBuf::from)
+}
+
 /// Rows of earlier runs.
 fn earlier() -> Vec<Value> {
-    let path = std::env::var("PERILUNE_MESHES_OUT").unwrap_or_default();
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = out().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
     let found: Option<Value> = serde_json::from_str(&text).ok();
     found.and_then(|mut found| Some(found["rows"].as_array_mut()?.split_off(0))).unwrap_or_default()
 }
 
-/// Keeps the rows of a model in place of its earlier ones; gives all rows.
-fn keep(model: &Model, rows: &[Value]) -> Vec<Value> {
-    let is_of = |row: &Value, model: &Model| row["model"] == model.name;
+/// Keeps a row in place of an earlier one.
+fn keep(row: &Value) {
+    let place = ["model", "dp", "ep", "zero", "reduction_slices"];
     let mut kept = earlier();
-    kept.retain(|row| !is_of(row, model));
-    kept.extend_from_slice(rows);
-    let order = |row: &Value| [&NANO, &TINY, &SMALL].iter().position(|model| is_of(row, model));
-    kept.sort_by_key(order);
-    if let Ok(path) = std::env::var("PERILUNE_MESHES_OUT") {
-        let text = serde_json::to_string_pretty(&json!({"version": 1, "rows": kept}));
-        fs::write(path, text.expect("JSON") + "\n").expect("the table is written");
-    }
-    kept
+    kept.retain(|other| place.iter().any(|name| other[*name] != row[*name]));
+    kept.push(row.clone());
+    let model = |row: &Value| [&NANO, &TINY, &SMALL].iter().position(|m| row["model"] == m.name);
+    let number = |row: &Value, name: &str| row[name].as_u64().unwrap_or_default();
+    kept.sort_by_key(|row| {
+        let mesh = ["dp", "ep", "zero"].map(|name| number(row, name));
+        (model(row), Reverse(number(row, "reduction_slices")), mesh)
+    });
+    let text = serde_json::to_string_pretty(&json!({"version": 1, "rows": kept}));
+    let path = out().expect("PERILUNE_MESHES_OUT: a file for the rows");
+    fs::write(path, text.expect("JSON") + "\n").expect("the table is written");
 }
 
 fn every_place() -> impl Iterator<Item = Place> {
@@ -387,22 +428,17 @@ fn training_on_every_mesh_is_that_of_one_rank() {
         longer.compare(some.into_iter(), &mut |_| {});
         return;
     }
-    let mut all = Vec::new();
+    let mut note = |row| keep(&row);
     for model in asked() {
-        let mut rows = Vec::new();
-        let mut note = |row| {
-            rows.push(row);
-            all = keep(model, &rows);
-        };
         if model.is_large {
             model.compare(for_memory(), &mut note);
             continue;
         }
         let few = Model { steps: model.steps_of_bits, ..*model };
-        EXTENTS.iter().for_each(|dp| few.bits(at_equal_dp(*dp), &mut note));
         model.compare(every_place(), &mut note);
+        EXTENTS.iter().for_each(|dp| few.bits(at_equal_dp(*dp), &mut note));
     }
-    eprintln!("{}", super::mesh_table::table(&all));
+    eprintln!("{}", super::mesh_table::table(&earlier()));
 }
 
 #[test]

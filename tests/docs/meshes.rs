@@ -25,7 +25,7 @@ pub(crate) fn page() -> String {
          for two cores (8 × 24 and 8 × 32 tokens).\n\
          The gradient is clipped in every step, QK-clip acts, and the routers' biases move; every run \
          sends each token to the same experts and moves the biases alike.\n\
-         k2-small takes one step, for its memory.\n\n\
+         k2-small takes two steps, for its memory.\n\n\
          * losses, norms: the largest difference from one rank of the losses of all steps and of two \
          looks at the validation split, and of the gradient's norm before it is clipped, relative.\n\
          * weights: the largest difference of an element, relative to its tensor's largest.\n\
@@ -35,7 +35,7 @@ pub(crate) fn page() -> String {
          * sent: by all ranks together; state, promised and measured: of the rank that has most.\n\
          Measured is resident memory that the run added to its process; within 5 % of the promise for \
          k2-small, while for the smaller models what a process needs anyway rules.\n\n\
-         Rows that are missing have not been measured with the compiler as it is.\n\n",
+         A row stays until it is measured again.\n\n",
     );
     out.push_str(&table(rows));
     out.push('\n');

@@ -153,6 +153,12 @@ impl Exchange {
 }
 
 impl Collective {
+    /// Whether `send[value]` of the rank at a place in the group has a meaning: in a broadcast, only
+    /// that of the value's root has.
+    pub fn gives(&self, at: u64, value: usize) -> bool {
+        self.kind != CollectiveKind::Broadcast || self.roots.get(value) == Some(&at)
+    }
+
     /// What a rank sends to the others of its group.
     pub fn sent(&self, entry: &Entry, mesh: &Mesh, rank: u32) -> Sent {
         self.exchange(entry, mesh).sent(mesh.coordinate(rank, &self.axes))

@@ -64,14 +64,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Hands a collective to the lane, with a copy of what it sends.
+    /// Hands a collective to the lane, with a copy of what it sends that has a meaning.
     fn start(&mut self, step: usize, collective: &Collective) -> Result<(), RuntimeError> {
         let place = |n: &u32| self.places[*n as usize];
-        let bytes = |n: &u32| -> Result<Bytes, RuntimeError> {
+        let at = self.plan.mesh.coordinate(self.rank, &collective.axes);
+        let bytes = |(value, n): (usize, &u32)| -> Result<Bytes, RuntimeError> {
             let dtype = self.entry.buffers[*n as usize].dtype;
-            Ok(Bytes { dtype, data: self.device.read(place(n))? })
+            let data = match collective.gives(at, value) {
+                true => self.device.read(place(n))?,
+                false => vec![0; place(n).bytes as usize],
+            };
+            Ok(Bytes { dtype, data })
         };
-        let send = collective.send.iter().map(bytes).collect::<Result<_, _>>()?;
+        let send = collective.send.iter().enumerate().map(bytes).collect::<Result<_, _>>()?;
         let lengths = collective.receive.iter().map(|n| place(n).bytes as usize).collect();
         self.lane.start(Job { step, send, lengths });
         let until = collective.until.map_or(step + 1, |until| until as usize);

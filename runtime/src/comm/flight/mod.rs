@@ -153,7 +153,11 @@ impl Flight {
             let ended = matches!(standing.life, Life::Gone | Life::Ended { .. });
             ended || standing.verdict.is_some()
         });
-        over.then(|| self.culprit(missing))
+        over.then(|| {
+            // The end of a process may be seen here before what it said last is heard.
+            self.settle();
+            self.culprit(missing)
+        })
     }
 
     /// Whom to blame for the wait for `missing`.

@@ -39,7 +39,8 @@ struct Shared {
 struct Table {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
     members: BTreeMap<u32, Member>,
-    /// Counts what every rank should hear: that one has gone, or what one told as urgent.
+    /// Counts what every rank should hear: what one tells first, that one has gone, or what one told
+    /// as urgent.
     news: u64,
 }
 
@@ -235,11 +236,13 @@ impl Shared {
     /// A rank lives and stands where it says; answers the count of news.
     fn beat(&self, rank: u32, urgent: bool, told: &[u8]) -> (u8, Vec<u8>) {
         let mut table = self.lock();
-        table.news += u64::from(urgent);
+        let mut is_news = urgent;
         if let Some(member) = table.members.get_mut(&rank) {
+            is_news |= member.told.is_empty() && !told.is_empty();
             member.beat = Instant::now();
             member.told = told.to_vec();
         }
+        table.news += u64::from(is_news);
         (OK, table.news.to_le_bytes().to_vec())
     }
 

@@ -2,9 +2,11 @@
 """How much of the all-to-all's time a schedule hides, and how near predictions come.
 
 `./x bench-overlap` builds and calls this. Two ranks, one thread each, train k2-tiny in two micro-batches
-over links with a latency and a bandwidth put on top; a round finds the machine's rates, then runs the
-scheduled plan and the one that waits for every collective at once. Times of a round are medians and
-means over its steps; the figure is the median over rounds, the spread its minimum and maximum.
+over links with a latency and a bandwidth put on top; a round runs the plan that waits for every
+collective at once, finds the machine's rates in its profile, and runs the plan that is scheduled by
+them. So the scheduled step's prediction is one; of the other step it is how well the rates fit. Times of
+a round are medians and means over its steps; the figure is the median over rounds, the spread its
+minimum and maximum.
 """
 import json
 import subprocess

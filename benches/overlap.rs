@@ -1,5 +1,6 @@
 //! How much of the time of collectives a schedule hides, on ranks that are threads and links that are
-//! slowed down; and how near the prediction comes.
+//! slowed down; and how near the prediction comes. Steps that wait for every collective give the rates
+//! by which the schedule is made and predicted.
 //!
 //! `cargo bench --bench overlap -- [--steps N] [--latency-us N] [--megabytes-per-second N]` writes one
 //! JSON object. Ranks have one thread each, so two of them fill two cores.
@@ -16,7 +17,7 @@ use perilune_compiler::elaborate::{Elaborated, load_spec_on};
 use perilune_compiler::lower::Target;
 use perilune_compiler::source::Loader;
 use perilune_plan::timeline::Lane;
-use perilune_plan::{DType, Entry, Link, Machine, Plan};
+use perilune_plan::{DType, Entry, Machine, Plan};
 use perilune_runtime::comm::{Communicator, Delayed, in_process};
 use perilune_runtime::profile::Profile;
 use perilune_runtime::{HostTensor, Options, Session, calibrate};
@@ -41,12 +42,17 @@ fn main() {
     let latency = Duration::from_micros(number("--latency-us", 500.0) as u64);
     let bytes = number("--megabytes-per-second", 200.0) * 1e6;
     let spec = spec();
-    let machine = measured_machine(&spec, latency, bytes);
-    let runs = [("scheduled", Some(machine.clone())), ("in order", None)].map(|(name, how)| {
-        let plan = plan(&spec, how);
-        let ranks = run(&plan, (steps, Some((latency, bytes))));
-        (name, report(&plan, &machine, &ranks, name == "scheduled"))
-    });
+    let link = (latency, bytes);
+    let in_order = plan(&spec, None);
+    let base = run(&in_order, (steps, link));
+    let rates = calibrate::fit(&in_order, &base[0].profile).expect("kernels that were timed");
+    let machine = Machine { room: ROOM, ..rates };
+    let scheduled = plan(&spec, Some(machine.clone()));
+    let ranks = run(&scheduled, (steps, link));
+    let runs = [
+        ("in order", report(&in_order, &machine, &base, false)),
+        ("scheduled", report(&scheduled, &machine, &ranks, true)),
+    ];
     let value = |name: &str, key: &str| {
         let found = runs.iter().find(|(n, _)| *n == name);
         found.and_then(|(_, v)| v[key].as_f64()).unwrap_or(f64::NAN)
@@ -76,15 +82,6 @@ fn plan(spec: &Elaborated, machine: Option<Machine>) -> Plan {
     compile(&spec, Target::Cpu).expect("compiles").plan
 }
 
-/// The rates of this machine's kernels, with a link as it is set.
-fn measured_machine(spec: &Elaborated, latency: Duration, bytes: f64) -> Machine {
-    let plan = plan(spec, None);
-    let ranks = run(&plan, (5, None));
-    let machine = calibrate::fit(&plan, &ranks[0].profile).expect("kernels that were timed");
-    let link = Link { latency_ns: latency.as_nanos() as f64, bytes };
-    Machine { link, room: ROOM, ..machine }
-}
-
 /// What a rank measured.
 struct Measured {
     /// Of every step, nanoseconds.
@@ -93,16 +90,12 @@ struct Measured {
 }
 
 /// Runs steps on all ranks, over links of a latency and a bandwidth.
-fn run(plan: &Plan, (steps, delay): (u64, Option<(Duration, f64)>)) -> Vec<Measured> {
+fn run(plan: &Plan, (steps, (latency, bytes)): (u64, (Duration, f64))) -> Vec<Measured> {
     let ranks = in_process::ranks(plan.mesh.ranks() as u32).into_iter();
     let threads: Vec<_> = ranks
         .map(|rank| {
-            let comm: Box<dyn Communicator> = match delay {
-                Some((latency, bytes)) => Box::new(Delayed::new(rank, latency, bytes)),
-                None => Box::new(rank),
-            };
-            let plan = plan.clone();
-            thread::spawn(move || measure(plan, comm, steps))
+            let (plan, comm) = (plan.clone(), Delayed::new(rank, latency, bytes));
+            thread::spawn(move || measure(plan, Box::new(comm), steps))
         })
         .collect();
     threads.into_iter().map(|t| t.join().expect("a rank ends well")).collect()

@@ -4,7 +4,7 @@ use perilune::schedule::Times;
 use perilune_compiler::compile::compile;
 use perilune_compiler::elaborate::Elaborated;
 use perilune_compiler::lower::Target;
-use perilune_plan::{Entry, Machine, Plan, StepOp};
+use perilune_plan::{Entry, Link, Machine, Plan, StepOp};
 
 use crate::job::{Case, Outcome};
 
@@ -70,4 +70,16 @@ fn an_overlapped_step_is_predicted_to_be_faster() {
     let times = Times::of(&plan, step(&plan), &Machine::default());
     assert!(times.step_ns < times.in_order_ns && times.hidden() > 0.3, "{times}");
     assert!(times.compute_ns <= times.step_ns);
+}
+
+#[test]
+fn a_micro_batch_hides_what_the_other_exchanges() {
+    let mut case = Case::shipped("k2-tiny/train.ron", &[], 1);
+    case.edit("k2-tiny/train.ron", "accumulate: 1", "accumulate: 2");
+    let link = Link { latency_ns: 5e5, bytes: 2e8 };
+    let machine = Machine { room: 2.0, link, ..Machine::default() };
+    let plan = plan(&case, "ep=2", Some(machine.clone()));
+    let times = Times::of(&plan, step(&plan), &machine);
+    assert!(times.communication_ns > 0.2 * times.compute_ns, "{times}");
+    assert!(times.hidden() > 0.9, "{times}");
 }

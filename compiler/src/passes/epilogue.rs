@@ -14,6 +14,7 @@
 //!   that the same rows lead.
 //! - A contraction has one epilogue, and an epilogue one contraction. Greedy in call order.
 //! - What the call computes, and in which order, does not change.
+//! - A contraction waits for no collective that it does not need.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,12 +33,13 @@ const MIN_ROWS: u64 = 16;
 /// Runs the pass.
 pub fn run(program: &mut Program) {
     let facts: Vec<Facts> = program.kernels.iter().map(Facts::of).collect();
+    let beside = program.overlaps_on().is_some();
     for entry in &mut program.entries {
         let mut marker = Marker {
             entry,
             kernels: &program.kernels,
             facts: &facts,
-            groups: Groups::new(entry, |number| &program.kernels[number as usize]),
+            groups: Groups::new(entry, |number| &program.kernels[number as usize], beside),
             rows: vec![None; entry.calls.len()],
             decisions: vec![Vec::new(); entry.calls.len()],
         };
@@ -176,6 +178,9 @@ impl Marker<'_> {
         }
         if self.groups.span(host, reader) > WINDOW {
             return Reason::Far;
+        }
+        if self.groups.waits_beyond(reader, host) {
+            return Reason::HeldUp;
         }
         let joined = self.groups.joined_outside(host, reader);
         if joined { Reason::Cycle } else { Reason::Fused }

@@ -14,6 +14,8 @@
 //! - Contractions, attention, serial kernels and collectives are never merged here.
 //! - What is recomputed for the backward pass is not merged into what the forward pass makes.
 //! - What runs on some of the ranks merges with what runs on the same ones.
+//! - Nothing has to wait for a collective because of what it merged with, but for what only the
+//!   other reads.
 
 mod calls;
 mod judge;
@@ -28,9 +30,10 @@ use crate::program::{Decision, EntryFn, Program, Reason, Rule, Slot};
 
 /// Runs the pass.
 pub fn run(program: &mut Program) {
+    let beside = program.overlaps_on().is_some();
     let mut kernels = Interner::new(std::mem::take(&mut program.kernels));
     for entry in &mut program.entries {
-        let mut fuser = Fuser::new(entry, &kernels);
+        let mut fuser = Fuser::new(entry, &kernels, beside);
         fuser.along_edges();
         fuser.between_siblings();
         let Fuser { groups, decisions, .. } = fuser;
@@ -63,7 +66,7 @@ struct Fuser<'a> {
 }
 
 impl<'a> Fuser<'a> {
-    fn new(entry: &'a EntryFn, kernels: &'a Interner) -> Self {
+    fn new(entry: &'a EntryFn, kernels: &'a Interner, beside: bool) -> Self {
         let mut known: HashMap<u32, Facts> = HashMap::new();
         let mut maker = HashMap::new();
         let mut readers: HashMap<Slot, Vec<usize>> = HashMap::new();
@@ -85,7 +88,7 @@ impl<'a> Fuser<'a> {
                 }
             }
         }
-        let groups = Groups::new(entry, |number| kernels.get(number));
+        let groups = Groups::new(entry, |number| kernels.get(number), beside);
         let decisions = vec![Vec::new(); entry.calls.len()];
         let results = entry.results.iter().map(|r| r.value).collect();
         Fuser { entry, kernels, groups, facts, maker, readers, bytes, results, decisions }

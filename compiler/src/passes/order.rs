@@ -7,8 +7,11 @@
 //! # Invariants
 //! - The order is topological: a group's users stand behind it.
 //! - A search never leaves the stretch of the order between the two groups it is about.
+//! - Merges that hold nothing up leave as it is what every other group waits for.
 
 use std::collections::BTreeSet;
+
+use fixedbitset::FixedBitSet;
 
 use crate::program::{EntryFn, Kernel, Slot};
 
@@ -24,11 +27,18 @@ pub(super) struct Groups {
     at: Vec<Option<usize>>,
     /// Calls that read what a call makes, each once, ascending.
     users: Vec<Vec<usize>>,
+    /// Collectives that a group waits for, directly or not, at its representative.
+    waits: Vec<FixedBitSet>,
 }
 
 impl Groups {
-    /// Every call on its own; `kernel` gives a kernel by number.
-    pub(super) fn new<'k>(entry: &EntryFn, kernel: impl Fn(u32) -> &'k Kernel) -> Groups {
+    /// Every call on its own; `kernel` gives a kernel by number. Where collectives run `beside`
+    /// kernels, they hold up what waits for them, and only that.
+    pub(super) fn new<'k>(
+        entry: &EntryFn,
+        kernel: impl Fn(u32) -> &'k Kernel,
+        beside: bool,
+    ) -> Groups {
         let count = entry.calls.len();
         let mut users: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); count];
         let mut maker: Vec<Option<usize>> = vec![None; entry.args.len()];
@@ -42,12 +52,15 @@ impl Groups {
             maker.resize(maker.len().max(first + made), None);
             maker[first..first + made].fill(Some(i));
         }
+        let users: Vec<Vec<usize>> = users.into_iter().map(Vec::from_iter).collect();
+        let is_collective = |call: usize| kernel(entry.calls[call].kernel).collective().is_some();
         Groups {
             parent: (0..count).collect(),
             members: (0..count).map(|i| vec![i]).collect(),
             position: (0..count).collect(),
             at: (0..count).map(Some).collect(),
-            users: users.into_iter().map(|u| u.into_iter().collect()).collect(),
+            waits: waits(&users, |call| beside && is_collective(call)),
+            users,
         }
     }
 
@@ -78,6 +91,20 @@ impl Groups {
         self.between(first, last).into_iter().any(|group| self.after(group).any(|g| g == last))
     }
 
+    /// Whether `a` waits for a collective that `b` does not wait for.
+    pub(super) fn waits_beyond(&self, a: usize, b: usize) -> bool {
+        !self.waits[a].is_subset(&self.waits[b])
+    }
+
+    /// Whether others would have to wait for a collective that they do not need if two groups were
+    /// one.
+    pub(super) fn holds_up(&self, a: usize, b: usize) -> bool {
+        let held_up = |group: usize, other: usize| {
+            self.waits_beyond(other, group) && self.after(group).any(|user| user != other)
+        };
+        held_up(a, b) || held_up(b, a)
+    }
+
     /// Makes one group of two that are not [joined outside](Self::joined_outside); `a` represents it.
     pub(super) fn unite(&mut self, a: usize, b: usize) {
         let (first, last) = self.sorted(a, b);
@@ -92,6 +119,8 @@ impl Groups {
             self.at[position] = Some(group);
             self.position[group] = position;
         }
+        let waits = std::mem::take(&mut self.waits[b]);
+        self.waits[a].union_with(&waits);
         let other = std::mem::take(&mut self.members[b]);
         self.members[a].extend(other);
         self.members[a].sort_unstable();
@@ -129,6 +158,21 @@ impl Groups {
     }
 }
 
+/// The collectives that each call waits for, as numbers in call order.
+fn waits(users: &[Vec<usize>], is_collective: impl Fn(usize) -> bool) -> Vec<FixedBitSet> {
+    let mut waits = vec![FixedBitSet::new(); users.len()];
+    let mut collectives = 0;
+    for (call, users) in users.iter().enumerate() {
+        let mut handed_on = waits[call].clone();
+        if is_collective(call) {
+            handed_on.grow_and_insert(collectives);
+            collectives += 1;
+        }
+        users.iter().for_each(|user| waits[*user].union_with(&handed_on));
+    }
+    waits
+}
+
 #[cfg(test)]
 mod tests {
     use petgraph::algo::is_cyclic_directed;
@@ -136,7 +180,9 @@ mod tests {
 
     use super::*;
     use crate::ops::Rng;
-    use crate::program::{Call, EntryArg, V};
+    use crate::program::{
+        Call, Collective, CollectiveKind, Combine, DialectOp, EntryArg, KernelOp, OpKind, V,
+    };
     use crate::types::{DType, Type};
 
     /// An entry whose call `i` reads what the calls of `edges[i]` make, and the argument.
@@ -176,7 +222,7 @@ mod tests {
 
     fn groups(edges: &[Vec<usize>]) -> Groups {
         let (entry, kernels) = entry(edges);
-        Groups::new(&entry, |k| &kernels[k as usize])
+        Groups::new(&entry, |k| &kernels[k as usize], true)
     }
 
     #[test]
@@ -197,6 +243,33 @@ mod tests {
         let mut groups = groups(&[vec![], vec![0], vec![], vec![2]]);
         groups.unite(0, 3);
         assert_eq!(groups.in_order(), [vec![2], vec![0, 3], vec![1]]);
+    }
+
+    #[test]
+    fn a_merge_that_makes_others_wait_for_a_collective_is_told() {
+        // 0 is a collective; 1 reads it, 2 does not; 3 reads 2; 4 reads 1 and 2.
+        let edges = [vec![], vec![0], vec![], vec![2], vec![1, 2]];
+        let (entry, mut kernels) = entry(&edges);
+        kernels[0].ops.push(all_reduce());
+        let mut groups = Groups::new(&entry, |k| &kernels[k as usize], true);
+        assert!(groups.waits_beyond(1, 2) && groups.waits_beyond(4, 2));
+        assert!(groups.holds_up(1, 2), "3 and 4 read 2");
+        assert!(groups.holds_up(2, 4), "3 reads 2");
+        assert!(!groups.holds_up(1, 4) && !groups.holds_up(2, 3));
+        assert!(!groups.holds_up(1, 3), "nothing reads 3");
+        groups.unite(2, 3);
+        assert!(!groups.holds_up(2, 4), "only 4 reads them");
+        groups.unite(4, 2);
+        assert!(groups.waits_beyond(4, 0), "one waits for what all of them do");
+        let without = Groups::new(&entry, |k| &kernels[k as usize], false);
+        assert!(!without.holds_up(1, 2));
+    }
+
+    fn all_reduce() -> KernelOp {
+        let kind = CollectiveKind::AllReduce(Combine::Sum);
+        let collective = Collective { kind, axes: vec![0], ranks: 2, roots: Vec::new() };
+        let kind = OpKind::Dialect(DialectOp::Collective(collective));
+        KernelOp { kind, operands: Vec::new(), results: Vec::new() }
     }
 
     /// Whether every group stands behind what it reads, found without the kept order.

@@ -34,9 +34,7 @@ use crate::program::{Call, EntryFn, Kernel, Program, Slot};
 
 /// Runs the pass: on programs of many ranks that say what they run on.
 pub fn run(program: &mut Program) {
-    let Some(machine) = program.machine.clone().filter(|_| program.mesh.ranks() > 1) else {
-        return;
-    };
+    let Some(machine) = program.overlaps_on().cloned() else { return };
     for entry in &mut program.entries {
         let kernels = &program.kernels;
         if entry.calls.iter().any(|call| is_collective(kernels, call)) {

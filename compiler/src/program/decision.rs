@@ -61,6 +61,8 @@ pub enum Reason {
     WholeResult,
     /// S06: one of them runs on other ranks.
     OtherRanks,
+    /// S07: something would wait for a collective of the other that it does not need.
+    HeldUp,
 }
 
 impl Rule {
@@ -110,6 +112,7 @@ impl Reason {
         Reason::OutsideExperts,
         Reason::WholeResult,
         Reason::OtherRanks,
+        Reason::HeldUp,
     ];
 
     /// Its code, `F03`.
@@ -133,6 +136,7 @@ impl Reason {
             Reason::OutsideExperts => "S04",
             Reason::WholeResult => "S05",
             Reason::OtherRanks => "S06",
+            Reason::HeldUp => "S07",
         }
     }
 
@@ -159,6 +163,7 @@ impl Reason {
             Reason::OutsideExperts => "rows at their experts are read other than by experts",
             Reason::WholeResult => "what an entry gives or keeps is whole",
             Reason::OtherRanks => "one of them runs on other ranks",
+            Reason::HeldUp => "one of them would wait for a collective that only the other needs",
         }
     }
 }

@@ -59,6 +59,13 @@ pub struct Program {
     pub entries: Vec<EntryFn>,
 }
 
+impl Program {
+    /// The machine whose ranks run collectives beside kernels, if they do.
+    pub fn overlaps_on(&self) -> Option<&Machine> {
+        self.machine.as_ref().filter(|_| self.mesh.ranks() > 1)
+    }
+}
+
 /// A kernel at tensor level.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {

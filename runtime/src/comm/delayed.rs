@@ -1,9 +1,9 @@
 //! A slower communicator: any other one, with a latency and a bandwidth put on top.
 //!
-//! An exchange that sends `n` bytes to other ranks takes `α + n / β` at least, the model by which
-//! schedules are made; what the carrier itself needs is within that time, not added to it.
+//! An exchange that sends `n` bytes to other ranks takes `α + n / β`, the model by which schedules are
+//! made, from when the last of its ranks has come; what the carrier itself needs is added to that.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{CommError, Communicator, Site, Traffic};
 
@@ -21,7 +21,7 @@ impl<C: Communicator> Delayed<C> {
         Delayed { inner, latency, bytes_per_second }
     }
 
-    /// The least time of an exchange that sends `bytes` to other ranks.
+    /// The time that is put on top of an exchange that sends `bytes` to other ranks.
     pub fn time(&self, bytes: u64) -> Duration {
         let transfer = Duration::try_from_secs_f64(bytes as f64 / self.bytes_per_second);
         self.latency + transfer.unwrap_or_default()
@@ -44,11 +44,10 @@ impl<C: Communicator> Communicator for Delayed<C> {
         send: &[&[u8]],
         receive: &mut [&mut [u8]],
     ) -> Result<(), CommError> {
-        let (begin, before) = (Instant::now(), self.inner.traffic().bytes());
+        let before = self.inner.traffic().bytes();
         self.inner.exchange(site, group, send, receive)?;
-        let least = self.time(self.inner.traffic().bytes() - before);
         if group.len() > 1 {
-            std::thread::sleep(least.saturating_sub(begin.elapsed()));
+            std::thread::sleep(self.time(self.inner.traffic().bytes() - before));
         }
         Ok(())
     }
@@ -64,6 +63,8 @@ impl<C: Communicator> Communicator for Delayed<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::super::{barrier, in_process};
     use super::*;
 

@@ -126,6 +126,9 @@ impl Fuser<'_> {
         if self.groups.span(a, b) > WINDOW {
             return Reason::Far;
         }
+        if self.groups.holds_up(a, b) {
+            return Reason::HeldUp;
+        }
         if self.groups.joined_outside(a, b) { Reason::Cycle } else { Reason::Fused }
     }
 

@@ -68,7 +68,7 @@ def page(result):
     }
     rows = [[label, *(measure.shown(over(rounds, run, key), ",.1f") for run in RUNS)] for key, label in labels.items()]
     off = [measure.spread([100 * r["runs"][run]["off"] for r in rounds]) for run in RUNS]
-    rows.append(["prediction off by, % (bar ±15)", *(measure.shown(o, "+.1f") for o in off)])
+    rows.append(["prediction off by, % (bar ±15; waited for: fitted)", *(measure.shown(o, "+.1f") for o in off)])
     hidden = measure.spread([100 * r["hidden"] for r in rounds])
     rows.append(["all-to-all hidden, % (bar 80)", "", measure.shown(hidden, ".1f")])
     return [about, "", setting, "", *measure.table(["", "every collective waited for (min to max)", "scheduled"], rows)]

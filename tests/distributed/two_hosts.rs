@@ -131,8 +131,6 @@ fn fault(name: &str, rank: u32) -> Option<String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    // Ranks hear within a few beats on which host each of them is.
-    std::thread::sleep(Duration::from_millis(500));
     signal(name, process);
     let begin = Instant::now();
     let output = running.output();

@@ -14,8 +14,8 @@
 //! - Contractions, attention, serial kernels and collectives are never merged here.
 //! - What is recomputed for the backward pass is not merged into what the forward pass makes.
 //! - What runs on some of the ranks merges with what runs on the same ones.
-//! - Nothing has to wait for a collective because of what it merged with, but for what only the
-//!   other reads.
+//! - A merge makes nothing wait for a collective that it did not wait for, except what only the other
+//!   part of the merged kernel reads.
 
 mod calls;
 mod judge;

@@ -94,19 +94,20 @@ fn covered(pieces: impl Iterator<Item = (u64, u64)>) -> u64 {
 }
 
 impl Entry {
-    /// Pieces of the arena that a rank's steps touch.
+    /// Pieces of the arena that a rank's steps touch; of a broadcast's sources, those that it is the
+    /// root of.
     fn in_arena(&self, mesh: &Mesh, rank: u32) -> Vec<(u64, u64)> {
         let own = self.steps.iter().filter(|step| mesh.among(rank, step.only.as_ref()));
-        let touched = |op: &StepOp| match op {
+        let buffers = |op: &StepOp| match op {
             StepOp::Collective(collective) => {
                 let at = mesh.coordinate(rank, &collective.axes);
                 let sent = collective.send.iter().enumerate();
                 let sent = sent.filter(|(value, _)| collective.gives(at, *value));
                 sent.map(|(_, n)| n).chain(&collective.receive).copied().collect()
             }
-            other => touched(other),
+            kernel => touched(kernel),
         };
-        let buffers: BTreeSet<u32> = own.flat_map(|step| touched(&step.op)).collect();
+        let buffers: BTreeSet<u32> = own.flat_map(|step| buffers(&step.op)).collect();
         let found = buffers.iter().filter_map(|n| self.buffers.get(*n as usize));
         let piece = |buffer: &Buffer| match buffer.place {
             Place::Arena(offset) => Some((offset, offset.saturating_add(bytes(buffer)))),

@@ -23,7 +23,7 @@ use mpi::topology::Communicator as _;
 
 use super::envelope::{Envelope, key, mismatch};
 use super::flight::Flight;
-use super::rendezvous::{Client, Server};
+use super::rendezvous::Met;
 use super::{Cause, CommError, Communicator, Lost, Site, Traffic, barrier, place_in_group};
 
 /// Payload that travels with the envelope; together they are small enough to be sent unasked.
@@ -389,7 +389,7 @@ impl Mpi {
     }
 
     /// From now on this rank and the others hear of each other: [`Flight::attach`].
-    pub(super) fn attach(&mut self, met: (Client, Option<Server>)) -> std::io::Result<()> {
+    pub(super) fn attach(&mut self, met: Met) -> std::io::Result<()> {
         self.flight.attach(met, self.timeout)
     }
 

@@ -267,13 +267,6 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rank_tells_first_is_heard_without_asking() {
-        let (_server, pulses) = pulses(2, None);
-        pulses[1].tell(b"on host two".to_vec());
-        until(|| pulses[0].heard(1).is_some_and(|heard| heard.told == b"on host two"));
-    }
-
-    #[test]
     fn an_end_and_what_is_urgent_are_heard_without_asking() {
         let (_server, mut pulses) = pulses(3, None);
         pulses[1].tell_now(b"rank 2 is late".to_vec());

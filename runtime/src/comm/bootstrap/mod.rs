@@ -27,8 +27,8 @@ pub use agree::agree;
 pub use environment::{Job, Launcher, discover};
 pub use serve::token;
 
-use super::rendezvous::{Client, Meeting, Server};
-use super::{CommError, Communicator, DEFAULT_TIMEOUT, Obstacle, Single};
+use super::rendezvous::{Client, Meeting, Met, Server};
+use super::{CommError, Communicator, DEFAULT_TIMEOUT, Obstacle, Single, host};
 
 /// Variable that says where the ranks of a job meet, `host:port`.
 pub const RENDEZVOUS: &str = "PERILUNE_RENDEZVOUS";
@@ -52,9 +52,6 @@ impl Settings {
         Settings { flight: flight.into(), timeout: DEFAULT_TIMEOUT }
     }
 }
-
-/// A rank's connection to the rendezvous, and the rendezvous itself where the rank serves it.
-type Met = (Client, Option<Server>);
 
 impl Job {
     /// The job that this process's environment tells of.
@@ -100,8 +97,9 @@ impl Job {
         server: Option<Server>,
     ) -> Result<Met, CommError> {
         let mut client = Client::join(meeting, (self.rank, self.size), settings.timeout)?;
-        client.gather("here", &[], settings.timeout)?;
-        Ok((client, server))
+        let hosts = client.gather("host", host::name().as_bytes(), settings.timeout)?;
+        let hosts = hosts.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        Ok(Met { client, server, hosts })
     }
 
     #[cfg(feature = "mpi")]

@@ -34,7 +34,7 @@ pub use report::{Divergence, Rank, Report};
 use super::blame::{Inside, Life, Standing, Verdict, blame};
 use super::host::Process;
 use super::pulse::Pulse;
-use super::rendezvous::{Client, Heard, Server};
+use super::rendezvous::{Heard, Met};
 use super::{Cause, Lost, Site};
 
 /// Collectives that a ring holds.
@@ -67,6 +67,8 @@ pub struct Flight {
     recorder: Recorder,
     /// Its connection to what the others tell; a job of one rank has none.
     pulse: Option<Pulse>,
+    /// The machine of every rank, once they have met.
+    hosts: Vec<String>,
     /// Who is silent for so long does not answer.
     silent: Duration,
     observer: Process,
@@ -84,19 +86,25 @@ impl Flight {
         let observer = Process::this();
         let recorder = Recorder::create(folder, job, (rank, size), &observer)?;
         let (now, silent) = (Instant::now(), SILENT_LIMITS.1);
-        Ok(Flight { recorder, pulse: None, silent, observer, begin: now, next_look: now })
+        Ok(Flight {
+            recorder,
+            pulse: None,
+            hosts: Vec::new(),
+            silent,
+            observer,
+            begin: now,
+            next_look: now,
+        })
     }
 
-    /// From now on this rank, which has joined the rendezvous of its job and may serve it, tells the
-    /// others where it stands, and hears where they do. `timeout` is a collective's deadline.
+    /// From now on this rank, which has met the others, tells them where it stands, and hears where
+    /// they do. `timeout` is a collective's deadline.
     ///
     /// # Errors
     /// A rendezvous that is lost already; when no thread can be started.
-    pub fn attach(
-        &mut self,
-        (client, server): (Client, Option<Server>),
-        timeout: Duration,
-    ) -> std::io::Result<()> {
+    pub fn attach(&mut self, met: Met, timeout: Duration) -> std::io::Result<()> {
+        let Met { client, server, hosts } = met;
+        self.hosts = hosts;
         self.silent = (timeout / 2).clamp(SILENT_LIMITS.0, SILENT_LIMITS.1);
         self.pulse = Some(Pulse::start(client, server, self.recorder.standing())?);
         Ok(())
@@ -183,12 +191,7 @@ impl Flight {
 
     /// A loss in the collective that is under way.
     pub fn lost(&self, rank: u32, cause: Cause) -> Lost {
-        let told = self.told(rank).or_else(|| {
-            // It may have told of itself since it was last looked at.
-            self.settle();
-            self.told(rank)
-        });
-        let host = told.map_or_else(|| "unknown host".to_owned(), |(_, ring, _)| ring.process.host);
+        let host = self.hosts.get(rank as usize).map_or("unknown host", String::as_str).to_owned();
         Lost { rank, host, cause, site: self.recorder.site().clone(), waited: self.waited() }
     }
 

@@ -1,7 +1,8 @@
 //! Rings written and read, and what they tell.
 
 use super::super::OwnedSite;
-use super::super::rendezvous::Meeting;
+use super::super::host;
+use super::super::rendezvous::{Client, Meeting, Server};
 use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -26,7 +27,8 @@ fn watched(size: u32) -> (tempfile::TempDir, Server, Vec<Flight>) {
     let meeting = Meeting { address: server.address().to_string(), token: "word".to_owned() };
     for (rank, flight) in (0..size).zip(&mut flights) {
         let client = Client::join(&meeting, (rank, size), TIMEOUT).expect("let in");
-        flight.attach((client, None), TIMEOUT).expect("a thread");
+        let hosts = vec![host::name(); size as usize];
+        flight.attach(Met { client, server: None, hosts }, TIMEOUT).expect("a thread");
     }
     (folder, server, flights)
 }
@@ -113,7 +115,7 @@ fn a_rank_that_has_left_is_noticed_while_it_is_waited_for() {
 #[test]
 fn a_rank_whose_connection_ends_without_a_word_is_gone() {
     let (_folder, _server, mut flights) = watched(3);
-    let own = crate::comm::host::name();
+    let own = host::name();
     for rank in [0, 1] {
         flights[rank].begin(&site(1), &[0, 1, 2], 0);
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::super::rendezvous::{Client, Meeting, Server};
-use super::super::{Combine, all_reduce, barrier};
+use super::super::rendezvous::{Client, Meeting, Met, Server};
+use super::super::{Combine, all_reduce, barrier, host};
 use super::*;
 
 /// Messages under way, by sender and receiver.
@@ -98,7 +98,8 @@ fn on_ranks<T: Send>(
             let fabric = Recording { rank, wire, memory: Vec::new(), pending, calls };
             let mut flight = Flight::start(folder, "job", (rank, size)).expect("a ring");
             let client = Client::join(&meeting, (rank, size), timeout).expect("let in");
-            flight.attach((client, None), timeout).expect("a thread");
+            let hosts = vec![host::name(); size as usize];
+            flight.attach(Met { client, server: None, hosts }, timeout).expect("a thread");
             scope.spawn(move || {
                 let mut comm = Nccl::new((rank, size), fabric, flight, timeout);
                 (run(&mut comm), comm.fabric.calls)

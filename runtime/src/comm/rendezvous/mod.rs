@@ -25,5 +25,16 @@ pub struct Meeting {
     pub token: String,
 }
 
+/// A rank's stay at a rendezvous at which all ranks of its job have been.
+#[derive(Debug)]
+pub struct Met {
+    /// Its connection.
+    pub client: Client,
+    /// The rendezvous itself, where the rank serves it.
+    pub server: Option<Server>,
+    /// The machine of every rank.
+    pub hosts: Vec<String>,
+}
+
 #[cfg(test)]
 mod tests;

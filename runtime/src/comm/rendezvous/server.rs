@@ -39,8 +39,7 @@ struct Shared {
 struct Table {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
     members: BTreeMap<u32, Member>,
-    /// Counts what every rank should hear: what one tells first, that one has gone, or what one told
-    /// as urgent.
+    /// Counts what every rank should hear: that one has gone, or what one told as urgent.
     news: u64,
 }
 
@@ -236,13 +235,11 @@ impl Shared {
     /// A rank lives and stands where it says; answers the count of news.
     fn beat(&self, rank: u32, urgent: bool, told: &[u8]) -> (u8, Vec<u8>) {
         let mut table = self.lock();
-        let mut is_news = urgent;
+        table.news += u64::from(urgent);
         if let Some(member) = table.members.get_mut(&rank) {
-            is_news |= member.told.is_empty() && !told.is_empty();
             member.beat = Instant::now();
             member.told = told.to_vec();
         }
-        table.news += u64::from(is_news);
         (OK, table.news.to_le_bytes().to_vec())
     }
 

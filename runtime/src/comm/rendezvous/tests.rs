@@ -112,10 +112,8 @@ fn ranks_hear_where_the_others_stand_and_when_one_has_gone() {
     let join = |rank| Client::join(&meeting, (rank, 3), LONG).expect("let in");
     let (mut first, mut second) = (join(0), join(1));
     assert_eq!(first.host(), None);
-    let alone = first.beat(false, b"here").expect("a count");
-    let before = second.beat(false, b"there").expect("a count");
-    assert!(before > alone, "what a rank tells first is news");
-    assert_eq!(second.beat(false, b"there").expect("a count"), before, "later beats are none");
+    let before = first.beat(false, b"here").expect("a count");
+    assert_eq!(second.beat(false, b"there").expect("a count"), before, "beats are no news");
     let seen = first.look().expect("an answer");
     let told: Vec<(u32, bool, &[u8])> =
         seen.iter().map(|heard| (heard.rank, heard.here, heard.told.as_slice())).collect();

@@ -117,6 +117,8 @@ fn fault(name: &str, rank: u32) -> Option<String> {
     let check = [&check[..], &["--comm-timeout", &timeout, "--flight", &own]].concat();
     let mut script = two_hosts(&["--own", &own], &check);
     script.env("PERILUNE_JOB", &job);
+    // Every line says whose it is.
+    script.env("OMPI_MCA_orte_tag_output", "1");
     let mut running = Job::start(script);
     let process = loop {
         // The ring of rank 0 is on the first host, which has this machine's folder.
@@ -151,7 +153,14 @@ fn a_rank_lost_on_either_host_is_named_without_a_shared_folder() {
         [("KILL", 3, "two"), ("KILL", 0, "one"), ("STOP", 2, "two"), ("STOP", 0, "one")]
     {
         let Some(err) = fault(name, rank) else { return };
-        let said: Vec<&str> = err.lines().filter(|line| line.contains("error: rank ")).collect();
+        // A stopped rank that mpirun wakes to end it finds the others gone: it is no survivor.
+        let own = format!("[1,{rank}]<");
+        let of_survivors = err.lines().filter(|line| !line.starts_with(&own));
+        let said: Vec<&str> = of_survivors.filter(|line| line.contains("error: rank ")).collect();
+        assert!(
+            said.iter().all(|line| line.starts_with("[1,")),
+            "lines say whose they are:\n{err}"
+        );
         // mpirun ends the others as soon as the first one has said why, so not all of them do.
         assert!(!said.is_empty(), "{name} {rank}: nobody is named:\n{err}");
         let right = format!("error: rank {rank} on `{host}` ");

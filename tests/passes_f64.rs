@@ -43,6 +43,7 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.shape, b.shape);
     let apart = |(x, y): (&f64, &f64)| match (x - y).abs() {
         _ if x == y || (x.is_nan() && y.is_nan()) => 0.0,
+        d if d.is_nan() => f64::INFINITY,
         d => d / (1.0 + x.abs()),
     };
     a.data.iter().zip(&b.data).map(apart).fold(0.0, f64::max)

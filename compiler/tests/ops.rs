@@ -30,6 +30,7 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.shape, b.shape);
     let worst = |x: f64, y: f64| match (x - y).abs() {
         _ if x == y || (x.is_nan() && y.is_nan()) => 0.0,
+        d if d.is_nan() => f64::INFINITY,
         d => d / (1.0 + x.abs().max(y.abs())),
     };
     a.data.iter().zip(&b.data).map(|(x, y)| worst(*x, *y)).fold(0.0, f64::max)

@@ -1,6 +1,7 @@
 //! Fusion and epilogues on small programs: the entry before and after exactly the pass, with the
 //! decisions that its calls carry.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use perilune_compiler::compile::{compile, optimize};
@@ -12,10 +13,12 @@ use perilune_compiler::passes::{epilogue, fuse};
 use perilune_compiler::program::print::print;
 use perilune_compiler::program::read::read;
 use perilune_compiler::program::verify::verify;
-use perilune_compiler::program::{Kernel, KernelOp, OpKind, Place, Program, Reason, Rule};
+use perilune_compiler::program::{
+    Decision, Kernel, KernelOp, OpKind, Place, Program, Reason, Rule,
+};
 use perilune_compiler::scalar::{Binary, ScalarOp};
 use perilune_compiler::source::Loader;
-use perilune_plan::StepOp;
+use perilune_plan::{Machine, StepOp};
 
 /// An elementwise kernel of these operands, all `[16, 8]`.
 fn map(name: &str, operands: usize, body: &str) -> String {
@@ -224,6 +227,49 @@ fn a_reader_behind_a_path_through_another_call_is_no_epilogue() {
     let rule = Rule::Epilogue;
     assert_eq!(decided, [(rule, Reason::NotFusable, 512, 16), (rule, Reason::Cycle, 512, 16)]);
     assert!(program.entries[0].calls.iter().all(|c| c.epilogue.is_none()));
+}
+
+/// The sum over two ranks.
+fn all_reduce() -> String {
+    "func.func private @all_reduce(%p: tensor<16x8xf32>) -> (tensor<16x8xf32>) {
+       %v = \"perilune.all_reduce\"(%p) {axes = \"0\", combine = \"sum\", ranks = 2 : i64} \
+         : (tensor<16x8xf32>) -> tensor<16x8xf32>
+       return %v : tensor<16x8xf32>
+     }\n"
+    .to_owned()
+}
+
+/// The nodes that run as one call after a pass, and why others do not; on two ranks whose collectives
+/// run beside kernels, or wait.
+fn on_two_ranks(list: &[&str], results: &[&str], beside: bool, pass: fn(&mut Program)) -> Decided {
+    let mlir = Mlir::new();
+    let kernels = [PRODUCT.to_owned(), exponential(), addition(), all_reduce()];
+    let mut program = program(&mlir, &kernels, list, results);
+    program.mesh = "dp=2".parse().expect("a mesh");
+    program.machine = beside.then(Machine::default);
+    pass(&mut program);
+    let calls = &program.entries[0].calls;
+    let of = |d: &Decision| (d.from.clone(), d.to.clone(), d.reason);
+    calls.iter().flat_map(|call| &call.decisions).map(of).collect()
+}
+
+type Decided = BTreeSet<(String, String, Reason)>;
+
+#[test]
+fn nothing_is_held_up_for_a_collective_that_it_does_not_need() {
+    let decided = |list: &[(&str, &str, Reason)]| -> Decided {
+        list.iter().map(|(from, to, reason)| ((*from).into(), (*to).into(), *reason)).collect()
+    };
+    // `d` reads `a` and does not need `s`; it would wait for it if `a` were with `c`.
+    let list = ["a = exp y", "s = all_reduce y", "c = add a s", "d = exp a"];
+    let found = |beside| on_two_ranks(&list, &["c", "d"], beside, fuse::run);
+    assert!(found(true).contains(&("a".into(), "c".into(), Reason::HeldUp)), "{:?}", found(true));
+    assert!(found(false).contains(&("a".into(), "c".into(), Reason::Fused)), "{:?}", found(false));
+    // `p` does not need `s`.
+    let list = ["p = product x w", "s = all_reduce y", "e = add p s"];
+    let found = |beside| on_two_ranks(&list, &["e"], beside, epilogue::run);
+    assert_eq!(found(true), decided(&[("p", "e", Reason::HeldUp)]));
+    assert_eq!(found(false), decided(&[("p", "e", Reason::Fused)]));
 }
 
 /// A `[8]` tensor on every row of `[16, 8]`.

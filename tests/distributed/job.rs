@@ -217,20 +217,36 @@ impl Outcome {
     }
 }
 
+/// The largest of some differences; one that is no number counts as infinite.
+pub(crate) fn worst(differences: impl Iterator<Item = f64>) -> f64 {
+    differences.map(|d| if d.is_nan() { f64::INFINITY } else { d }).fold(0.0, f64::max)
+}
+
 /// Largest difference of two tensors, relative to the largest element.
-pub(crate) fn distance(a: &HostTensor, b: &HostTensor) -> f32 {
+pub(crate) fn distance(a: &HostTensor, b: &HostTensor) -> f64 {
     assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()));
     if a.dtype() == DType::i32 {
-        return if a.bytes() == b.bytes() { 0.0 } else { f32::INFINITY };
+        return if a.bytes() == b.bytes() { 0.0 } else { f64::INFINITY };
     }
     let (a, b) = (a.to_f32().expect("floats"), b.to_f32().expect("floats"));
     let size = a.iter().chain(&b).fold(1e-6f32, |m, x| m.max(x.abs()));
-    let worst = a.iter().zip(&b).map(|(x, y)| if x == y { 0.0 } else { (x - y).abs() });
-    worst.fold(0.0, f32::max) / size
+    let relative =
+        |(x, y): (&f32, &f32)| f64::from(if x == y { 0.0 } else { (x - y).abs() / size });
+    worst(a.iter().zip(&b).map(relative))
+}
+
+#[test]
+fn what_is_no_number_is_far_from_everything() {
+    let tensor = |x: f32| HostTensor::from_f32(&[2], &[1.0, x]).expect("fits");
+    assert_eq!(distance(&tensor(2.0), &tensor(1.0)), 0.5);
+    for other in [1.0, f32::INFINITY, f32::NAN] {
+        assert_eq!(distance(&tensor(f32::NAN), &tensor(other)), f64::INFINITY);
+    }
+    assert_eq!(distance(&tensor(f32::INFINITY), &tensor(1.0)), f64::INFINITY);
 }
 
 /// Compares the ranks of a mesh with one rank alone.
-pub(crate) fn compare(one: &Outcome, ranks: &[Outcome], bound: f32, what: &str) {
+pub(crate) fn compare(one: &Outcome, ranks: &[Outcome], bound: f64, what: &str) {
     for (rank, outcome) in ranks.iter().enumerate() {
         for (step, (want, got)) in one.steps.iter().zip(&outcome.steps).enumerate() {
             for (name, value) in want {
@@ -243,7 +259,7 @@ pub(crate) fn compare(one: &Outcome, ranks: &[Outcome], bound: f32, what: &str) 
                 assert!(off <= bound, "{what}, rank {rank}, step {step}, `{name}`: {off:e}");
             }
         }
-        let off = (one.eval - outcome.eval).abs() / one.eval.abs();
+        let off = f64::from((one.eval - outcome.eval).abs() / one.eval.abs());
         assert!(off <= bound, "{what}, rank {rank}, eval: {off:e}");
         for (name, value) in &one.forward {
             let place = (&outcome.mesh, outcome.rank);

@@ -4,7 +4,7 @@ use crate::job::{Case, compare};
 
 /// How far a value may be from that of one rank after twenty steps: sums are taken in another
 /// order, and Newton–Schulz carries the difference on.
-pub(crate) const BOUND: f32 = 5e-4;
+pub(crate) const BOUND: f64 = 5e-4;
 
 /// k2-nano with every mechanism of Kimi-K2 that crosses ranks: the router's bias, the balance loss,
 /// a clip that fires, QK-clip with memory.

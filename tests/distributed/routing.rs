@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use crate::job::{Case, compare};
 
 /// Sums of a few dozen terms in another order.
-const BOUND: f32 = 1e-4;
+const BOUND: f64 = 1e-4;
 
 /// Where the router's choices fall.
 #[derive(Clone, Copy, Debug)]

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::workbench::Bench;
 
+use super::job::worst;
 use super::launched::{Job, alone, has_mpi, perilune, signal, text};
 
 const SCRIPT: &str = "examples/08_two_hosts/two_hosts.sh";
@@ -87,8 +88,8 @@ fn two_hosts_learn_what_one_rank_learns_however_slow_the_cable_is() {
         assert_eq!(output.status.code(), Some(0), "{out}: {}", text(&output.stderr));
         let found = losses(&bench, out);
         let off = |(x, y): (&f64, &f64)| (x - y).abs() / y.abs();
-        let worst = found.iter().zip(&expected).map(off).fold(0.0, f64::max);
-        assert!(found.len() == expected.len() && worst < 2e-4, "{out}: {found:?} {expected:?}");
+        let off = worst(found.iter().zip(&expected).map(off));
+        assert!(found.len() == expected.len() && off < 2e-4, "{out}: {found:?} {expected:?}");
         assert_eq!(first.get_or_insert_with(|| found.clone()), &found, "{out}: to the bit");
     }
 }

@@ -1,5 +1,6 @@
 //! The table of meshes against one rank, from what `./x meshes` measured last.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
@@ -21,8 +22,8 @@ pub(crate) fn page() -> String {
         "`./x meshes` trains each model on one rank and on meshes of ranks that are processes, all on \
          one machine, from the same seed on the same text.\n\
          k2-nano and k2-tiny take twenty steps, with every mesh of up to eight ranks and every stage \
-         of ZeRO; widths, layers and experts are the shipped ones, batch and length are small enough \
-         for two cores (8 × 24 and 8 × 32 tokens).\n\
+         of ZeRO; k2-tiny as it is shipped, with its 1,024 tokens a step as 8 × 128, k2-nano on \
+         8 × 24.\n\
          The gradient is clipped in every step, QK-clip acts, and the routers' biases move; every run \
          sends each token to the same experts and moves the biases alike.\n\
          k2-small takes two steps, for its memory.\n\n\
@@ -35,8 +36,13 @@ pub(crate) fn page() -> String {
          * sent: by all ranks together; state, promised and measured: of the rank that has most.\n\
          Measured is resident memory that the run added to its process; within 5 % of the promise for \
          k2-small, while for the smaller models what a process needs anyway rules.\n\n\
-         A row stays until it is measured again.\n\n",
+         A row stays until it is measured again; ",
     );
+    let programs: BTreeSet<&str> = rows.iter().filter_map(|row| row["program"].as_str()).collect();
+    match programs.len() {
+        1 => out.push_str("all of these are of one program.\n\n"),
+        many => out.push_str(&format!("these are of {many} programs.\n\n")),
+    }
     out.push_str(&table(rows));
     out.push('\n');
     out

@@ -100,7 +100,7 @@ impl Groups {
     /// one.
     pub(super) fn holds_up(&self, a: usize, b: usize) -> bool {
         let held_up = |group: usize, other: usize| {
-            self.waits_beyond(other, group) && self.after(group).any(|user| user != other)
+            self.after(group).any(|user| user != other && self.waits_beyond(other, user))
         };
         held_up(a, b) || held_up(b, a)
     }
@@ -247,8 +247,8 @@ mod tests {
 
     #[test]
     fn a_merge_that_makes_others_wait_for_a_collective_is_told() {
-        // 0 is a collective; 1 reads it, 2 does not; 3 reads 2; 4 reads 1 and 2.
-        let edges = [vec![], vec![0], vec![], vec![2], vec![1, 2]];
+        // 0 is a collective; 1 reads it, 2 does not; 3 reads 2; 4 reads 1 and 2; 5 reads 0 and 6.
+        let edges = [vec![], vec![0], vec![], vec![2], vec![1, 2], vec![0, 6], vec![]];
         let (entry, mut kernels) = entry(&edges);
         kernels[0].ops.push(all_reduce());
         let mut groups = Groups::new(&entry, |k| &kernels[k as usize], true);
@@ -257,6 +257,7 @@ mod tests {
         assert!(groups.holds_up(2, 4), "3 reads 2");
         assert!(!groups.holds_up(1, 4) && !groups.holds_up(2, 3));
         assert!(!groups.holds_up(1, 3), "nothing reads 3");
+        assert!(!groups.holds_up(1, 6), "5 waits for the collective anyway");
         groups.unite(2, 3);
         assert!(!groups.holds_up(2, 4), "only 4 reads them");
         groups.unite(4, 2);

@@ -163,7 +163,7 @@ impl Reason {
             Reason::OutsideExperts => "rows at their experts are read other than by experts",
             Reason::WholeResult => "what an entry gives or keeps is whole",
             Reason::OtherRanks => "one of them runs on other ranks",
-            Reason::HeldUp => "one of them would wait for a collective that only the other needs",
+            Reason::HeldUp => "something would wait for a collective that it does not need",
         }
     }
 }

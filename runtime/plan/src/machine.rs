@@ -36,7 +36,8 @@ pub struct Machine {
     pub memory_bytes: f64,
     /// Between ranks.
     pub link: Link,
-    /// How many times the temporaries of the order without overlap an order with it may take.
+    /// How many times the temporaries of the same kernels one after another an order with overlap may
+    /// take.
     pub room: f64,
 }
 

@@ -241,9 +241,13 @@ impl Flight {
         (ring.rank == rank).then_some((heard, ring, record))
     }
 
-    /// Where a rank stands; of one that has told nothing yet, nothing is known.
+    /// Where a rank stands; of one that has told nothing yet, only whether it is still there.
     fn standing(&self, rank: u32) -> Standing {
-        let Some((heard, ring, record)) = self.told(rank) else { return Standing::default() };
+        let Some((heard, ring, record)) = self.told(rank) else {
+            let heard = self.pulse.as_ref().and_then(|pulse| pulse.heard(rank));
+            let life = if heard.is_none_or(|heard| heard.here) { Life::Alive } else { Life::Gone };
+            return Standing { life, ..Standing::default() };
+        };
         let life = match (ring.state, ring.process.life(&self.observer)) {
             (State::Left { exit }, _) => Life::Ended { exit },
             _ if !heard.here => Life::Gone,

@@ -1,7 +1,6 @@
 //! Rings written and read, and what they tell.
 
 use super::super::OwnedSite;
-use super::super::host;
 use super::super::rendezvous::{Client, Meeting, Server};
 use super::*;
 
@@ -20,6 +19,10 @@ fn rings(size: u32) -> (tempfile::TempDir, Vec<Flight>) {
     (folder, ranks)
 }
 
+fn hosts(size: u32) -> Vec<String> {
+    (0..size).map(|rank| format!("host-{rank}")).collect()
+}
+
 /// The same, each connected with the others.
 fn watched(size: u32) -> (tempfile::TempDir, Server, Vec<Flight>) {
     let (folder, mut flights) = rings(size);
@@ -27,7 +30,7 @@ fn watched(size: u32) -> (tempfile::TempDir, Server, Vec<Flight>) {
     let meeting = Meeting { address: server.address().to_string(), token: "word".to_owned() };
     for (rank, flight) in (0..size).zip(&mut flights) {
         let client = Client::join(&meeting, (rank, size), TIMEOUT).expect("let in");
-        let hosts = vec![host::name(); size as usize];
+        let hosts = hosts(size);
         flight.attach(Met { client, server: None, hosts }, TIMEOUT).expect("a thread");
     }
     (folder, server, flights)
@@ -115,15 +118,29 @@ fn a_rank_that_has_left_is_noticed_while_it_is_waited_for() {
 #[test]
 fn a_rank_whose_connection_ends_without_a_word_is_gone() {
     let (_folder, _server, mut flights) = watched(3);
-    let own = host::name();
     for rank in [0, 1] {
         flights[rank].begin(&site(1), &[0, 1, 2], 0);
     }
     flights.pop();
     for rank in [0, 1] {
         let lost = look(&mut flights[rank], &[2]);
-        assert_eq!((lost.rank, lost.cause, &lost.host), (2, Cause::Gone, &own));
+        assert_eq!((lost.rank, lost.cause, lost.host.as_str()), (2, Cause::Gone, "host-2"));
     }
+}
+
+#[test]
+fn a_rank_that_is_lost_before_it_has_told_anything_is_gone() {
+    let (_folder, mut flights) = rings(2);
+    let server = Server::start("127.0.0.1:0", "word", (None, 2)).expect("a free port");
+    let meeting = Meeting { address: server.address().to_string(), token: "word".to_owned() };
+    let join = |rank| Client::join(&meeting, (rank, 2), TIMEOUT).expect("let in");
+    let (client, other) = (join(0), join(1));
+    let met = Met { client, server: None, hosts: hosts(2) };
+    flights[0].attach(met, TIMEOUT).expect("a thread");
+    flights[0].begin(&site(1), &[0, 1], 0);
+    drop(other);
+    let lost = look(&mut flights[0], &[1]);
+    assert_eq!((lost.rank, lost.cause, lost.host.as_str()), (1, Cause::Gone, "host-1"));
 }
 
 #[test]

@@ -239,8 +239,11 @@ fn all_reduce() -> String {
     .to_owned()
 }
 
-/// The nodes that run as one call after a pass, and why others do not; on two ranks whose collectives
-/// run beside kernels, or wait.
+/// Pairs of nodes, and whether they run as one call or why not.
+type Decided = BTreeSet<(String, String, Reason)>;
+
+/// What a pass decides about pairs of nodes on two ranks, whose collectives run beside kernels or are
+/// waited for at once.
 fn on_two_ranks(list: &[&str], results: &[&str], beside: bool, pass: fn(&mut Program)) -> Decided {
     let mlir = Mlir::new();
     let kernels = [PRODUCT.to_owned(), exponential(), addition(), all_reduce()];
@@ -252,8 +255,6 @@ fn on_two_ranks(list: &[&str], results: &[&str], beside: bool, pass: fn(&mut Pro
     let of = |d: &Decision| (d.from.clone(), d.to.clone(), d.reason);
     calls.iter().flat_map(|call| &call.decisions).map(of).collect()
 }
-
-type Decided = BTreeSet<(String, String, Reason)>;
 
 #[test]
 fn nothing_is_held_up_for_a_collective_that_it_does_not_need() {
